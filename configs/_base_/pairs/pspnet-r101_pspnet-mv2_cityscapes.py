@@ -1,0 +1,18 @@
+_base_ = '../../students/mobilenet-v2-d8_pspnet_8xb2-80k_cityscapes-512x1024.py'
+
+model = dict(
+    _delete_=True,
+    type='FrozenTeacherDistill',
+    architecture=_base_.model,
+    teacher=dict(
+        cfg_path='mmseg::pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py', pretrained=False
+    ),
+    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/pspnet/pspnet_r101-d8_512x1024_80k_cityscapes/pspnet_r101-d8_512x1024_80k_cityscapes_20200606_112211-e1e1100f.pth',
+    distiller=dict(
+        type='FeatureDistiller',
+        # assumption: the last feature before the classifier
+        pairs=[dict(student='decode_head.bottleneck', teacher='decode_head.bottleneck')],
+    ),
+)
+# m, n, mn/N and the angle in the logs (supplement, Fig. 8)
+custom_hooks = [dict(type='FeatureGeometryHook', interval=50)]

@@ -1,0 +1,22 @@
+_base_ = '../../students/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-80k_cityscapes-512x1024.py'
+
+model = dict(
+    _delete_=True,
+    type='FrozenTeacherDistill',
+    architecture=_base_.model,
+    # MMSegmentation has no such teacher: train it first, see configs/teachers/README.md
+    teacher=dict(
+        cfg_path='{{ fileDirname }}/../../teachers/'
+        'swin-base-patch4-window7-in1k-pre_upernet_8xb2-80k_cityscapes-512x1024.py',
+        pretrained=False,
+    ),
+    # where that training leaves its weights
+    teacher_ckpt='work_dirs/swin-base-patch4-window7-in1k-pre_upernet_8xb2-80k_cityscapes-512x1024/iter_80000.pth',
+    distiller=dict(
+        type='FeatureDistiller',
+        # assumption: the last feature before the classifier
+        pairs=[dict(student='decode_head.fpn_bottleneck', teacher='decode_head.fpn_bottleneck')],
+    ),
+)
+# m, n, mn/N and the angle in the logs (supplement, Fig. 8)
+custom_hooks = [dict(type='FeatureGeometryHook', interval=50)]

@@ -1,0 +1,4 @@
+_base_ = '../_base_/pairs/upernet-swin-b_upernet-swin-t_ade20k.py'
+
+# assumption: the weight of the naive distillation
+model = dict(distiller=dict(loss=dict(type='MagnitudeLoss', loss_weight=10.0)))

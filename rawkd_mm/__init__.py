@@ -1,0 +1,23 @@
+"""Distillation of raw features (LAD, CAD) for OpenMMLab.
+
+Importing this package registers everything it has. A config needs no more than
+``custom_imports = dict(imports=['rawkd_mm'])``.
+"""
+
+from . import compat
+from .version import __version__
+
+compat.setup()
+
+from . import algorithms, datasets, distillers, hooks, losses, utils  # noqa: E402
+
+__all__ = [
+    '__version__',
+    'algorithms',
+    'compat',
+    'datasets',
+    'distillers',
+    'hooks',
+    'losses',
+    'utils',
+]

@@ -1,0 +1,409 @@
+"""The teacher of a distillation: its weights, its inputs, and how far it runs."""
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseDataPreprocessor, BaseModel, revert_sync_batchnorm
+from mmengine.runner.checkpoint import _load_checkpoint
+from mmengine.structures import BaseDataElement
+from mmrazor.models import ConfigurableDistiller
+from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder, ParameterRecorder
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from ..distillers import run_for_features
+from ..registry import MODELS
+from ..utils.config import resolve_model
+
+
+def build_teacher(config: dict | BaseModel) -> BaseModel:
+    """Build a teacher as :func:`build_model` does, with BN in place of SyncBN.
+
+    In eval mode the two are the same, and BN runs on every device and without processes.
+    """
+    return revert_sync_batchnorm(build_model(config))
+
+
+def build_model(config: dict | BaseModel) -> BaseModel:
+    """Build a model from its config, from a config file, or take it as it is.
+
+    Args:
+        config (dict | BaseModel): A model's config; or ``dict(cfg_path=...)`` with the path of a
+            config file or a name such as ``'mmseg::pspnet/pspnet_r18-d8_...py'``; or a model.
+
+    Returns:
+        BaseModel: The model; its pretrained weights, if any, are not loaded yet.
+
+    Raises:
+        UsageError: If the config file does not exist or has no model.
+        TypeError: If it is none of these.
+    """
+    if isinstance(config, BaseModel):
+        return config
+    if not isinstance(config, dict):
+        raise TypeError(f'a model must be a config dict or a BaseModel, got {type(config)}')
+    return MODELS.build(resolve_model(config))
+
+
+class _Renormalize:
+    """Turns the student's images into what the teacher's data_preprocessor would make."""
+
+    def __init__(self, student: '_Normalization', teacher: '_Normalization') -> None:
+        self.swap = student.swap != teacher.swap
+        mean, std = student.mean, student.std
+        if self.swap:  # in the teacher's channel order
+            mean, std = mean.flip(0), std.flip(0)
+        self.scale = std / teacher.std
+        self.shift = (mean - teacher.mean) / teacher.std
+        self.pad_value = teacher.pad_value
+
+    def __call__(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None) -> Tensor:
+        self.scale = self.scale.to(inputs.device)
+        self.shift = self.shift.to(inputs.device)
+        if self.swap:
+            inputs = inputs.flip(1)
+        outputs = (inputs * self.scale + self.shift).to(inputs.dtype)
+        # The student's preprocessor pads after it has normalised, and so would the teacher's.
+        for image, sample in zip(outputs, data_samples or ()):
+            height, width = sample.metainfo.get('img_shape', image.shape[1:])[:2]
+            image[:, height:] = self.pad_value
+            image[:, :, width:] = self.pad_value
+        return outputs
+
+
+class _Normalization(NamedTuple):
+    """What a data_preprocessor does to the values of images."""
+
+    mean: Tensor  # (C, 1, 1)
+    std: Tensor  # (C, 1, 1)
+    swap: bool  # whether the order of the channels is reversed
+    pad_value: float
+
+    def same_values(self, other: '_Normalization') -> bool:
+        return all(
+            torch.equal(*torch.broadcast_tensors(a, b))
+            for a, b in ((self.mean, other.mean), (self.std, other.std))
+        )
+
+
+_RAW = _Normalization(torch.zeros(1, 1, 1), torch.ones(1, 1, 1), False, 0.0)
+
+
+def _normalization(preprocessor: nn.Module, role: str) -> _Normalization | None:
+    """Read a data_preprocessor; None if it only moves images to the device."""
+    if type(preprocessor) is BaseDataPreprocessor:
+        return None
+    enabled = getattr(preprocessor, '_enable_normalize', None)
+    swap = getattr(preprocessor, '_channel_conversion', None)
+    if enabled is None or swap is None:
+        raise ValueError(
+            f"the {role}'s data_preprocessor {type(preprocessor).__name__} does not tell its mean, "
+            'std and channel order, so that the images of the two models cannot be compared. Use '
+            "one that derives from MMEngine's ImgDataPreprocessor."
+        )
+    # mmseg 1.2 calls it pad_val
+    pad_value = getattr(preprocessor, 'pad_value', getattr(preprocessor, 'pad_val', 0))
+    result = _RAW._replace(swap=swap, pad_value=float(pad_value))
+    if enabled:
+        result = result._replace(mean=preprocessor.mean.float(), std=preprocessor.std.float())
+    return result
+
+
+def make_renormalize(student: nn.Module, teacher: nn.Module) -> _Renormalize | None:
+    """Compare the images that two models expect.
+
+    Args:
+        student (nn.Module): The data_preprocessor that makes the images.
+        teacher (nn.Module): The data_preprocessor of the teacher's config.
+
+    Returns:
+        A callable ``(inputs, data_samples) -> inputs`` from the student's images, shape
+        (B, C, H, W), to the teacher's; None if they are the same or the teacher's config does not
+        tell.
+
+    Raises:
+        ValueError: If the one cannot be computed from the other.
+    """
+    expected = _normalization(teacher, 'teacher')
+    if expected is None:
+        return None
+    given = _normalization(student, 'student') or _RAW
+    channels = {len(x) for x in (given.mean, given.std, expected.mean, expected.std)} - {1}
+    if len(channels) > 1:
+        raise ValueError(
+            f"the student's images have {len(given.mean)} channels (mean "
+            f"{given.mean.flatten().tolist()}), the teacher's {len(expected.mean)} (mean "
+            f'{expected.mean.flatten().tolist()}): they cannot be converted into each other. Give '
+            'both models the same kind of image.'
+        )
+    if (
+        given.swap == expected.swap
+        and given.pad_value == expected.pad_value
+        and given.same_values(expected)
+    ):
+        return None
+    if not (expected.std != 0).all():
+        raise ValueError(f"the teacher's std {expected.std.flatten().tolist()} must not contain 0")
+    swap = given.swap != expected.swap
+    print_log(
+        "The teacher's images are made otherwise than the student's; they are converted: "
+        f'mean {given.mean.flatten().tolist()} -> {expected.mean.flatten().tolist()}, '
+        f'std {given.std.flatten().tolist()} -> {expected.std.flatten().tolist()}, '
+        f'padding {given.pad_value} -> {expected.pad_value}, '
+        f'channels {"reversed" if swap else "in the same order"}.',
+        'current',
+    )
+    return _Renormalize(given, expected)
+
+
+class _FeaturesComplete(Exception):
+    """Ends the teacher's forward; all its features are recorded."""
+
+
+class _UsedTensors(TorchFunctionMode):
+    """Remembers which tensors any function was given, for as long as it is entered."""
+
+    _ASK_ONLY = {
+        getattr(Tensor, name).__get__
+        for name in ('shape', 'device', 'dtype', 'ndim', 'layout', 'requires_grad', 'is_cuda')
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: set[int] = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func not in self._ASK_ONLY:
+            leaves = tree_leaves((args, kwargs))
+            self.ids.update(id(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+        return func(*args, **kwargs)
+
+
+class FrozenTeacher:
+    """A model that gives features and never changes.
+
+    It is no ``nn.Module``, so that it has no part in what a runner does with the modules of a
+    model: optimizer, DDP, train(), checkpoints, EMA copies, initialisation.
+
+    Args:
+        model (BaseModel): The teacher, already hooked by the distiller.
+        preprocessor (nn.Module): The data_preprocessor that makes the inputs.
+        distiller (ConfigurableDistiller): Tells which features are needed.
+
+    Attributes:
+        model (BaseModel): The teacher in eval mode, without gradient.
+        is_borrowed (bool): Whether the model belongs to the object that this is a copy of.
+    """
+
+    def __init__(
+        self, model: BaseModel, preprocessor: nn.Module, distiller: ConfigurableDistiller
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.renormalize = make_renormalize(preprocessor, model.data_preprocessor)
+        self.is_borrowed = False
+        self._distiller = distiller
+        self._stopping = False
+        self._hook()
+
+    def _hook(self) -> None:
+        if self.stops_early:
+            for name in {recorder.source for recorder in self._recorders()}:
+                self.model.get_submodule(name).register_forward_hook(self._stop_if_complete)
+
+    def __deepcopy__(self, memo: dict) -> 'FrozenTeacher':
+        # A copy of the algorithm (EMA) has its own distiller, but the model never changes.
+        copied = copy.copy(self)
+        memo[id(self)] = copied
+        copied.is_borrowed = True
+        copied._distiller = copy.deepcopy(self._distiller, memo)
+        copied._distiller.teacher_recorders.initialize(self.model)
+        copied._hook()
+        return copied
+
+    def _recorders(self) -> list[ModuleOutputsRecorder]:
+        recorders = self._distiller.teacher_recorders.recorders.values()
+        return [r for r in recorders if not isinstance(r, ParameterRecorder)]
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether only outputs or inputs of modules are recorded, so that the end is known."""
+        return not self._distiller.deliveries.deliveries and all(
+            isinstance(r, ModuleOutputsRecorder) for r in self._recorders()
+        )
+
+    def _records_needed(self, name: str) -> int:
+        """How often a recorder has to record: more than once if a mapping asks for a later one."""
+        indices = [
+            record.get('record_idx', 0)
+            for mapping in self._distiller.loss_forward_mappings.values()
+            for record in mapping.values()
+            if not record.get('from_student', True) and record.get('recorder') == name
+        ]
+        return 1 + max(indices, default=0)
+
+    def _is_complete(self) -> bool:
+        return all(
+            len(recorder.data_buffer) >= self._records_needed(name)
+            for name, recorder in self._distiller.teacher_recorders.recorders.items()
+        )
+
+    def _stop_if_complete(self, module: nn.Module, inputs: tuple, outputs: object) -> None:
+        if self._stopping and self._is_complete():
+            raise _FeaturesComplete
+
+    def _run_to_last_feature(self, inputs: Tensor, data_samples: list | None) -> None:
+        self._stopping = True
+        try:
+            sources = {recorder.source for recorder in self._recorders()}
+            run_for_features(self.model, inputs, data_samples, sources)
+        except _FeaturesComplete:
+            pass
+        finally:
+            self._stopping = False
+
+    @torch.no_grad()
+    def extract(self, inputs: Tensor, data_samples: list | None = None) -> None:
+        """Run the teacher until the distiller has the last feature it needs.
+
+        To be called within the distiller's ``teacher_recorders`` and ``deliveries``.
+
+        Args:
+            inputs (Tensor): The student's images, shape (B, C, H, W).
+            data_samples (list, optional): What belongs to them.
+        """
+        if self.model.training:
+            self.model.eval()
+        if self.renormalize is not None:
+            inputs = self.renormalize(inputs, data_samples)
+        if self.stops_early:
+            self._run_to_last_feature(inputs, data_samples)
+        else:
+            self.model(inputs, data_samples, mode='loss')
+
+    def names_in_use(self, shape: Sequence[int]) -> list[str]:
+        """Find the parameters and buffers of the part that runs.
+
+        Args:
+            shape (Sequence[int]): Channels, height and width of an empty image to run it with.
+
+        Returns:
+            list[str]: Names in ``model.state_dict()``: those of every module that ran, all below a
+            module that ran to its end, and whatever else a function was given.
+        """
+        tensors = self.model.state_dict(keep_vars=True)
+        names = [name for name in tensors if not name.endswith('num_batches_tracked')]
+        if not self.stops_early:
+            return names
+        begun, ended, handles = set(), set(), []
+        for name, module in self.model.named_modules():
+            handles.append(module.register_forward_pre_hook(lambda *_, name=name: begun.add(name)))
+            handles.append(module.register_forward_hook(lambda *_, name=name: ended.add(name)))
+        inputs = next(self.model.parameters()).new_zeros((1, *shape))
+        try:
+            with self._distiller.teacher_recorders, torch.no_grad(), _UsedTensors() as used:
+                self._run_to_last_feature(inputs, None)
+        finally:
+            for handle in handles:
+                handle.remove()
+            for recorder in self._recorders():
+                recorder.reset_data_buffer()
+        # The hook that stops the forward runs before ours, so that the last module has only begun.
+        ended |= {recorder.source for recorder in self._recorders()}
+
+        def is_in_use(name: str) -> bool:
+            parts = name.split('.')[:-1]
+            above = {'.'.join(parts[:i]) for i in range(len(parts) + 1)}
+            return '.'.join(parts) in begun or bool(above & ended) or id(tensors[name]) in used.ids
+
+        return [name for name in names if is_in_use(name)]
+
+    def load(self, filename: str, shape: Sequence[int]) -> None:
+        """Load the teacher's weights; what runs must all be there.
+
+        Args:
+            filename (str): Path or URL of a checkpoint of mmseg or mmdet, of MMRazor or of this
+                package.
+            shape (Sequence[int]): As in :meth:`names_in_use`.
+
+        Raises:
+            ValueError: If a parameter or buffer of the part that runs is missing or has another
+                shape; lists all of them.
+        """
+        checkpoint = _load_checkpoint(filename, map_location='cpu')
+        given = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
+        if not isinstance(given, dict) or not any(isinstance(v, Tensor) for v in given.values()):
+            raise ValueError(
+                f'teacher_ckpt={filename!r} is no checkpoint: expected a dict of tensors, or one '
+                f"under the key 'state_dict', got {type(checkpoint).__name__}"
+            )
+        expected = self.model.state_dict()
+        needed = self.names_in_use(shape)
+        prefix, found = _strip_prefix(given, {name: expected[name].shape for name in needed})
+        missing = [name for name in needed if name not in found]
+        mismatched = [
+            f'{name}: {tuple(found[name].shape)}, the model has {tuple(expected[name].shape)}'
+            for name in needed
+            if name in found and found[name].shape != expected[name].shape
+        ]
+        if missing or mismatched:
+            raise ValueError(
+                f'teacher_ckpt={filename!r} does not fit {type(self.model).__name__}: of the '
+                f'{len(needed)} parameters and buffers that the distillation runs, '
+                f'{len(missing)} are missing{_listing(missing)} and {len(mismatched)} have another '
+                f'shape{_listing(mismatched)}. Check that the checkpoint belongs to the '
+                "teacher's config."
+            )
+        fitting = {
+            name: value
+            for name, value in found.items()
+            if name in expected and expected[name].shape == value.shape
+        }
+        self.model.load_state_dict(fitting, strict=False)
+        left = len([n for n in expected if n not in fitting and 'num_batches_tracked' not in n])
+        print_log(
+            f'Loaded the teacher from {filename}'
+            + (f', keys below {prefix!r}' if prefix else '')
+            + f': {len(needed)} of {len(expected)} parameters and buffers are in use, all loaded'
+            + (f'; {left} that are not in use were not in it or did not fit' if left else ''),
+            'current',
+        )
+
+
+# In which order the weights of a model are looked for in a checkpoint: as they are; saved from a
+# wrapper; trained as a student by MMRazor; used as a teacher by MMRazor; EMA.
+_PREFIXES = (
+    '',
+    'module.',
+    'architecture.',
+    'module.architecture.',
+    'teacher.',
+    'student.',
+    'model.',
+)
+
+
+def _strip_prefix(
+    given: dict[str, Tensor], needed: dict[str, torch.Size]
+) -> tuple[str, dict[str, Tensor]]:
+    """Find the prefix below which most of the needed parameters are; gives it and what is there."""
+    best, best_fit = ('', dict(given)), -1
+    for prefix in _PREFIXES:
+        found = {k[len(prefix) :]: v for k, v in given.items() if k.startswith(prefix)}
+        found = {k: v for k, v in found.items() if isinstance(v, Tensor)}
+        fit = sum(name in found and found[name].shape == size for name, size in needed.items())
+        if fit > best_fit:
+            best, best_fit = (prefix, found), fit
+    return best
+
+
+def _listing(names: Iterable[str], most: int = 20) -> str:
+    names = list(names)
+    if not names:
+        return ''
+    more = f', and {len(names) - most} more' if len(names) > most else ''
+    return ' (' + '; '.join(names[:most]) + more + ')'

@@ -1,0 +1,217 @@
+"""The algorithm: a student, a frozen teacher, and a checkpoint that is the student."""
+
+import copy
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.structures import BaseDataElement
+from mmrazor.models import SingleTeacherDistill
+from mmrazor.models.utils import add_prefix
+from torch import Tensor, nn
+
+from ..registry import register_model
+from .frozen_teacher import FrozenTeacher, build_model, build_teacher
+
+_RESERVED = ('architecture', 'distiller', 'teacher')
+
+
+@register_model
+class FrozenTeacherDistill(SingleTeacherDistill):
+    """MMRazor's ``SingleTeacherDistill`` with a teacher that costs little and a plain checkpoint.
+
+    What is different:
+
+    - The teacher is frozen: all of its modules stay in eval mode (dropout and drop path too), it has
+      no gradient and no part in DDP, the optimizer, EMA or checkpoints.
+    - It runs as far as the last feature that the distiller needs, and not at all once MMRazor's
+      ``StopDistillHook`` has stopped the distillation.
+    - Its weights must be given and must fit, its images are normalised as its own config says.
+    - A recorded feature is never overwritten by a module that works in place.
+    - ``state_dict()`` has the student's parameters under the student's own names and, below
+      ``distiller.``, the trained connectors. It loads into the plain student model; checkpoints of
+      MMRazor's algorithm load too.
+
+    Args:
+        distiller (dict): Config of a ``FeatureDistiller`` or of any of MMRazor's configurable
+            distillers. What it names is looked for in MMRazor's scope first.
+        teacher (dict | BaseModel): The teacher's config, or ``dict(cfg_path=...)`` with a config
+            file or a name such as ``'mmseg::pspnet/...py'``.
+        architecture (dict | BaseModel): The student's, likewise.
+        teacher_ckpt (str, optional): Path or URL of the teacher's weights; required unless
+            ``allow_random_teacher``.
+        allow_random_teacher (bool): Take the teacher with random weights; for tests. Defaults to
+            False.
+        teacher_trainable (bool): Must be False. Defaults to False.
+        teacher_norm_eval (bool): Must be True. Defaults to True.
+        **kwargs: The other arguments of ``SingleTeacherDistill``: student_trainable,
+            calculate_student_loss, data_preprocessor, init_cfg, module_inplace,
+            teacher_module_inplace.
+
+    Raises:
+        ValueError: If there are no weights for the teacher or they do not fit, if its images cannot
+            be computed from the student's, or if it should be trained.
+    """
+
+    def __init__(
+        self,
+        distiller: dict,
+        teacher: BaseModel | dict,
+        architecture: BaseModel | dict,
+        teacher_ckpt: str | None = None,
+        allow_random_teacher: bool = False,
+        teacher_trainable: bool = False,
+        teacher_norm_eval: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if teacher_trainable or not teacher_norm_eval:
+            raise ValueError(
+                'FrozenTeacherDistill freezes its teacher: teacher_trainable must be False and '
+                f'teacher_norm_eval True, got {teacher_trainable} and {teacher_norm_eval}. Use '
+                "MMRazor's SingleTeacherDistill to train a teacher."
+            )
+        if not teacher_ckpt and not allow_random_teacher:
+            raise ValueError(
+                f'teacher_ckpt={teacher_ckpt!r}: a teacher needs its trained weights. Give the path '
+                'or URL of its checkpoint (on the command line: --cfg-options '
+                'model.teacher_ckpt=PATH); for a test with a random teacher, '
+                'allow_random_teacher=True.'
+            )
+        super().__init__(
+            distiller={'_scope_': 'mmrazor', **copy.deepcopy(distiller)},
+            teacher=build_teacher(teacher),
+            architecture=build_model(architecture),
+            **kwargs,
+        )
+        clash = [name for name, _ in self.student.named_children() if name in _RESERVED]
+        if clash:
+            raise ValueError(
+                f'the student {type(self.student).__name__} has children named {clash}, which '
+                'checkpoints of a distillation cannot tell from its own'
+            )
+        # No longer a submodule: what a runner does with the modules of a model is not for it.
+        self._frozen_teacher = FrozenTeacher(
+            self._modules.pop('teacher'), self.data_preprocessor, self.distiller
+        )
+        if teacher_ckpt:
+            self._frozen_teacher.load(
+                teacher_ckpt, getattr(self.distiller, 'dry_run_shape', (3, 64, 64))
+            )
+        self.distiller.student_trainable = self.student_trainable
+        self._register_state_dict_hook(_to_student_names)
+
+    def __deepcopy__(self, memo: dict) -> 'FrozenTeacherDistill':
+        # The teacher never changes: a copy (EMA) shares it.
+        memo.update((id(module), module) for module in self.teacher.modules())
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+    @property
+    def teacher(self) -> BaseModel:
+        """The frozen teacher; no submodule of the algorithm."""
+        frozen = self.__dict__.get('_frozen_teacher')
+        return self._modules['teacher'] if frozen is None else frozen.model
+
+    def set_module_inplace_false(self, architecture: nn.Module, varstr: str) -> None:
+        """Turn off in-place operation in all modules of a model.
+
+        MMRazor's own way finds them through ``_modules`` being an ``OrderedDict``, which it no
+        longer is since torch 2.10.
+
+        Args:
+            architecture (nn.Module): The model.
+            varstr (str): Not used; MMRazor's signature.
+        """
+        for module in architecture.modules():
+            if getattr(module, 'inplace', False):
+                module.inplace = False
+
+    def loss(
+        self, batch_inputs: Tensor, data_samples: list[BaseDataElement] | None = None
+    ) -> dict[str, Tensor]:
+        """Compute the student's own losses and those of the distillation.
+
+        Args:
+            batch_inputs (Tensor): Images, shape (B, C, H, W).
+            data_samples (list, optional): Their annotations.
+
+        Returns:
+            dict[str, Tensor]: The student's losses below ``student.``, those of the distillation
+            below ``distill.``.
+        """
+        if self.distillation_stopped:
+            return self._keep_connectors(self._student_losses(batch_inputs, data_samples))
+        distiller = self.distiller
+        distiller.set_deliveries_override(False)
+        with distiller.teacher_recorders, distiller.deliveries:
+            self._frozen_teacher.extract(batch_inputs, data_samples)
+        distiller.set_deliveries_override(True)
+        with distiller.student_recorders, distiller.deliveries:
+            losses = self._student_losses(batch_inputs, data_samples)
+        losses.update(add_prefix(distiller.compute_distill_losses(), 'distill'))
+        # The graph keeps what backward needs; the rest need not wait for the next iteration.
+        for manager in (distiller.teacher_recorders, distiller.student_recorders):
+            for recorder in manager.recorders.values():
+                recorder.reset_data_buffer()
+        return losses
+
+    def _student_losses(
+        self, batch_inputs: Tensor, data_samples: list[BaseDataElement] | None
+    ) -> dict[str, Tensor]:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.student_trainable):
+            losses = self.student(batch_inputs, data_samples, mode='loss')
+        return add_prefix(losses, 'student') if self.calculate_student_loss else {}
+
+    def _keep_connectors(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Give the idle connectors a gradient of 0: DDP waits for one of every parameter."""
+        idle = [p for p in self.distiller.parameters() if p.requires_grad]
+        if idle:
+            losses['distill.loss_stopped'] = sum(0.0 * p.sum() for p in idle)
+        if not losses:
+            raise RuntimeError(
+                'the distillation was stopped and calculate_student_loss is False: nothing is left '
+                'to train'
+            )
+        return losses
+
+    def train(self, mode: bool = True) -> 'FrozenTeacherDistill':
+        """Set the mode of the student and the connectors; the teacher stays in eval mode."""
+        # not MMRazor's, which would also walk through the teacher, and returns None
+        return nn.Module.train(self, mode)
+
+    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> 'FrozenTeacherDistill':
+        super()._apply(fn, *args, **kwargs)
+        # moving a copy (EMA on another device) must not move the original's teacher
+        if not self._frozen_teacher.is_borrowed:
+            self.teacher._apply(fn)
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Understand the student's own names as well as MMRazor's; skip a teacher."""
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            name = key[len(prefix) :]
+            parent = name.partition('.')[0]
+            if parent == 'teacher':
+                del state_dict[key]
+            elif parent not in _RESERVED:
+                state_dict[f'{prefix}architecture.{name}'] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _to_student_names(
+    module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict
+) -> None:
+    """Move 'architecture.backbone...' to 'backbone...', in place, the student first."""
+    theirs = f'{prefix}architecture.'
+    for key in [key for key in state_dict if key.startswith(theirs)]:
+        state_dict[prefix + key[len(theirs) :]] = state_dict.pop(key)
+    for key in [key for key in state_dict if key.startswith(f'{prefix}distiller.')]:
+        state_dict[key] = state_dict.pop(key)
+    metadata = getattr(state_dict, '_metadata', {})
+    metadata.pop(f'{prefix}architecture', None)
+    for key in [key for key in metadata if key.startswith(theirs)]:
+        metadata[prefix + key[len(theirs) :]] = metadata.pop(key)

@@ -1,0 +1,217 @@
+"""Everything that depends on the versions of other packages, and nothing else.
+
+Importing :mod:`rawkd_mm` calls :func:`setup`, which
+
+* says which required package is missing or untested,
+* imports MMSegmentation (and MMDetection where its compiled operators are available),
+* imports MMRazor on torch >= 2 and any MMCV (:func:`load_mmrazor`), and
+* lets configs inherit from ``mmseg::...`` where MMSegmentation is installed under another
+  distribution name (:func:`mend_mmseg_lookup`).
+"""
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+__all__ = [
+    'TESTED_VERSIONS',
+    'has_mmcv_ops',
+    'installed_versions',
+    'load_mmrazor',
+    'mend_mmseg_lookup',
+    'setup',
+]
+
+# Import name -> {distribution name: versions the tests have run with}. Of several distributions that
+# provide the same import name the first installed one counts.
+TESTED_VERSIONS = {
+    'torch': {'torch': ('2.10',)},
+    'mmengine': {'onedl-mmengine': ('0.10.12',)},
+    'mmcv': {'onedl-mmcv': ('2.3.6',)},
+    'mmseg': {'onedl-mmsegmentation': ('1.4.2',)},
+    'mmdet': {'onedl-mmdetection': ('3.5.1',)},
+    'mmrazor': {'mmrazor': ('1.0.0',)},
+}
+# Other distributions of the same import names, not yet tested.
+_OTHER_DISTRIBUTIONS = {
+    'mmengine': ('mmengine', 'mmengine-lite'),
+    'mmcv': ('mmcv', 'mmcv-lite'),
+    'mmseg': ('mmsegmentation',),
+    'mmdet': ('mmdet',),
+}
+_OPTIONAL = ('mmdet',)
+# Needed by MMRazor and MMSegmentation, declared by neither.
+_UNDECLARED = {'joblib': 'mmrazor', 'ftfy': 'mmseg'}
+
+# What MMRazor 1.0.0 has to see: with a torch before 1.13 its quantization package, which uses names
+# that torch 2.0 removed, takes its own "not available" path; newer MMCV it refuses by an assertion.
+_MASKED_VERSIONS = {'torch': '1.12.1', 'mmcv': '2.1.0'}
+
+
+def installed_versions() -> dict:
+    """Find the installed distribution of every package that rawkd_mm builds on.
+
+    Returns:
+        dict[str, tuple[str, str] | None]: Import name -> (distribution, version), ``None`` where
+        nothing that provides the import name is installed.
+    """
+    found = {}
+    for name, tested in TESTED_VERSIONS.items():
+        found[name] = None
+        for distribution in (*tested, *_OTHER_DISTRIBUTIONS.get(name, ())):
+            try:
+                found[name] = (distribution, version(distribution))
+                break
+            except PackageNotFoundError:
+                continue
+        else:
+            # e.g. a source tree on PYTHONPATH: usable, though no metadata tells its version
+            spec = importlib.util.find_spec(name)
+            if spec is not None and spec.origin is not None:
+                found[name] = (name, 'unknown')
+    return found
+
+
+def _tested_text(name: str) -> str:
+    return ' or '.join(
+        f'{distribution} {"/".join(versions)}'
+        for distribution, versions in TESTED_VERSIONS[name].items()
+    )
+
+
+def _is_tested(name: str, distribution: str, installed: str) -> bool:
+    tested = TESTED_VERSIONS[name].get(distribution, ())
+    public = installed.split('+')[0]
+    return any(public == v or public.startswith(f'{v}.') for v in tested)
+
+
+def check_versions() -> None:
+    """Compare the installed packages with the tested ones.
+
+    Raises:
+        ImportError: If a required package is missing; names all that are, with tested versions.
+
+    Warns:
+        UserWarning: If a package is installed in a version that the tests have not run with.
+    """
+    found = installed_versions()
+    missing = [n for n, f in found.items() if f is None and n not in _OPTIONAL]
+    undeclared = [n for n in _UNDECLARED if importlib.util.find_spec(n) is None]
+    if missing or undeclared:
+        lines = [f'  {n}: tested with {_tested_text(n)}' for n in missing]
+        lines += [f'  {n}: any version; {_UNDECLARED[n]} imports it undeclared' for n in undeclared]
+        raise ImportError(
+            'rawkd_mm needs packages that are not installed:\n'
+            + '\n'.join(lines)
+            + '\nInstall them, for example with `pip install -r requirements.txt` of rawkd_mm.'
+        )
+    untested = [n for n, f in found.items() if f is not None and not _is_tested(n, *f)]
+    if untested:
+        warnings.warn(
+            'rawkd_mm is untested with '
+            + '; '.join(f'{" ".join(found[n])} (tested: {_tested_text(n)})' for n in untested),
+            stacklevel=2,
+        )
+
+
+def has_mmcv_ops() -> bool:
+    """Tell whether the installed MMCV has its compiled operators, which MMDetection needs."""
+    mmcv = importlib.util.find_spec('mmcv')
+    return mmcv is not None and importlib.util.find_spec('mmcv._ext') is not None
+
+
+def mend_mmseg_lookup() -> None:
+    """Let MMEngine find ``mmseg::`` configs when MMSegmentation is installed as a fork.
+
+    MMEngine maps ``mmseg`` to the distribution 'mmsegmentation' and stops if that name is not
+    installed, although a fork provides the same package.
+    """
+    from mmengine.config import utils
+
+    found = installed_versions()['mmseg']
+    if found is not None and found[1] != 'unknown':
+        utils.MODULE2PACKAGE['mmseg'] = found[0]
+
+
+@contextmanager
+def _masked_versions():
+    """Show the versions that MMRazor accepts for as long as the context lasts."""
+    modules = {name: importlib.import_module(name) for name in _MASKED_VERSIONS}
+    originals = {name: module.__version__ for name, module in modules.items()}
+    for name, module in modules.items():
+        module.__version__ = _MASKED_VERSIONS[name]
+    try:
+        yield
+    finally:
+        for name, module in modules.items():
+            module.__version__ = originals[name]
+
+
+_mmrazor_error: ImportError | None = None
+
+
+def load_mmrazor() -> None:
+    """Import MMRazor's models and hooks, registering them, whatever torch and MMCV are installed.
+
+    Raises:
+        ImportError: If MMRazor cannot be imported all the same; no half-imported module stays.
+    """
+    global _mmrazor_error
+    # A process that has imported MMRazor some other way needs nothing from us.
+    if 'mmrazor.models' in sys.modules and 'mmrazor.engine' in sys.modules:
+        return
+    if _mmrazor_error is not None:
+        # its registries exist already; a second attempt would fail with that, not with the reason
+        raise _mmrazor_error
+    # What looks at the versions when it is imported shall see the true ones.
+    for name in (
+        'mmseg.models',
+        'mmcv.cnn',
+        'mmcv.transforms',
+        'mmengine.hub',
+        'mmengine.runner',
+        'torch.ao.quantization',
+        'torch.fx',
+        'torch.utils.data',
+        'torchvision',
+        'joblib',
+    ):
+        importlib.import_module(name)
+    try:
+        with _masked_versions(), warnings.catch_warnings():
+            # its own advice about packages that distillation does not use
+            warnings.simplefilter('ignore')
+            importlib.import_module('mmrazor.models')
+            importlib.import_module('mmrazor.engine')
+    except Exception as error:
+        for name in [n for n in sys.modules if n.split('.')[0] == 'mmrazor']:
+            del sys.modules[name]
+        _mmrazor_error = ImportError(
+            f'MMRazor could not be imported with {installed_versions()}: {error!r}. '
+            f'rawkd_mm is tested with {_tested_text("mmrazor")}.'
+        )
+        raise _mmrazor_error from error
+
+
+_is_set_up = False
+
+
+def setup() -> None:
+    """Make MMSegmentation, MMDetection and MMRazor ready for rawkd_mm; once per process.
+
+    Raises:
+        ImportError: If a required package is missing or cannot be imported.
+    """
+    global _is_set_up
+    if _is_set_up:
+        return
+    check_versions()
+    mend_mmseg_lookup()
+    importlib.import_module('mmseg.models')
+    if installed_versions()['mmdet'] is not None and has_mmcv_ops():
+        importlib.import_module('mmdet.models')
+    load_mmrazor()
+    _is_set_up = True

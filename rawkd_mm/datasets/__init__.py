@@ -1,0 +1,5 @@
+"""Datasets."""
+
+from .digit_scenes import DigitScenesDataset
+
+__all__ = ['DigitScenesDataset']

@@ -1,0 +1,210 @@
+"""A recorder of module outputs that refuses to give a wrong feature."""
+
+import difflib
+import re
+from typing import Any, NamedTuple
+
+import torch
+from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
+from torch import nn
+
+from ..registry import register_task_util
+
+
+class FeatureSource(NamedTuple):
+    """Where a feature comes from: ``'decode_head.bottleneck'``, or ``'neck[2]'`` of a tuple.
+
+    Attributes:
+        module (str): Path of the module, as in ``model.named_modules()``.
+        index (int | None): Index into the module's output if that is a tuple or list.
+    """
+
+    module: str
+    index: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> 'FeatureSource':
+        """Parse ``'path'`` or ``'path[index]'``.
+
+        Raises:
+            ValueError: If the text has neither form.
+
+        Examples:
+            >>> FeatureSource.parse('neck[2]')
+            FeatureSource(module='neck', index=2)
+        """
+        match = re.fullmatch(r'([\w.-]+)(?:\[(\d+)\])?', text) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError(
+                f'a feature is named by the path of a module, optionally with an index, such as '
+                f"'decode_head.bottleneck' or 'neck[0]'; got {text!r}"
+            )
+        return cls(match[1], None if match[2] is None else int(match[2]))
+
+    @property
+    def label(self) -> str:
+        """The name without brackets, for log entries: ``'neck.2'``."""
+        return self.module if self.index is None else f'{self.module}.{self.index}'
+
+
+def _tensors(output: Any) -> list:
+    if isinstance(output, torch.Tensor):
+        return [output]
+    if isinstance(output, dict):
+        output = list(output.values())
+    if isinstance(output, (list, tuple)):
+        return [tensor for item in output for tensor in _tensors(item)]
+    return []
+
+
+def _clone(output: Any) -> Any:
+    if isinstance(output, torch.Tensor):
+        return output.clone()
+    if isinstance(output, dict):
+        return {key: _clone(value) for key, value in output.items()}
+    if isinstance(output, (list, tuple)):
+        cloned = [_clone(item) for item in output]
+        return type(output)(*cloned) if hasattr(output, '_fields') else type(output)(cloned)
+    return output
+
+
+@register_task_util
+class FeatureRecorder(ModuleOutputsRecorder):
+    """MMRazor's ``ModuleOutputsRecorder`` for one feature of one forward.
+
+    It stops the run where the original goes on or fails without a hint: the module does not exist,
+    ran not at all or more than once, or its output was overwritten in place after it was recorded
+    (``out += identity`` behind a ResNet block's last norm, say). In a recorder config its type is
+    ``'Feature'``.
+
+    Args:
+        source (str): Path of the module in ``model.named_modules()``.
+
+    Attributes:
+        clone (bool): Keep a copy of the output, because something overwrites it. Set by
+            :meth:`clone_if_overwritten`. Defaults to False.
+    """
+
+    def __init__(self, source: str) -> None:
+        super().__init__(source)
+        self.clone = False
+        self._versions: list = []
+        self._model: nn.Module | None = None
+        self._hooked: nn.Module | None = None
+
+    def prepare_from_model(self, model: nn.Module | None = None) -> None:
+        """Hook the module.
+
+        Raises:
+            ValueError: If the model has no such module; names the closest that it has.
+        """
+        modules = dict(model.named_modules())
+        if self.source not in modules or not self.source:
+            names = [name for name in modules if name]
+            close = difflib.get_close_matches(self.source, names, n=5, cutoff=0.5)
+            parent = self.source.rpartition('.')[0]
+            if not close:
+                close = [n for n in names if n.rpartition('.')[0] == parent][:10] or names[:10]
+            raise ValueError(
+                f'{type(model).__name__} has no module {self.source!r}; '
+                f'the closest are {", ".join(repr(name) for name in close)}'
+            )
+        self._model = model
+        self._hooked = None
+        self._hook()
+
+    def _hook(self) -> None:
+        module = self._model.get_submodule(self.source)
+        # A runner may have put another module in its place, BN for SyncBN or the other way round.
+        if module is not self._hooked:
+            module.register_forward_hook(self.forward_hook)
+            self._hooked = module
+
+    def __enter__(self) -> None:
+        """Start recording."""
+        super().__enter__()
+        self._hook()
+
+    def forward_hook(self, module: nn.Module, inputs: tuple, outputs: Any) -> None:
+        """Record the output and the versions of its tensors."""
+        if self.recording:
+            recorded = _clone(outputs) if self.clone else outputs
+            self.data_buffer.append(recorded)
+            self._versions.append([tensor._version for tensor in _tensors(recorded)])
+
+    def reset_data_buffer(self) -> None:
+        """Forget what was recorded."""
+        super().reset_data_buffer()
+        self._versions = []
+
+    def _is_overwritten(self) -> bool:
+        return any(
+            tensor._version != version
+            for record, versions in zip(self.data_buffer, self._versions)
+            for tensor, version in zip(_tensors(record), versions)
+        )
+
+    def clone_if_overwritten(self) -> None:
+        """If the last forward overwrote the output, keep a copy of it from the next forward on.
+
+        The record at hand is accepted as it is: its shape is right, its values are not.
+        """
+        if self._is_overwritten():
+            self.clone = True
+            self._versions = [[t._version for t in _tensors(r)] for r in self.data_buffer]
+
+    def get_record_data(self, record_idx: int = 0, data_idx: int | None = None) -> Any:
+        """Give what the module produced in the last forward.
+
+        Args:
+            record_idx (int): Must be 0, there is one record.
+            data_idx (int, optional): Index into the output if that is a tuple or list.
+
+        Returns:
+            torch.Tensor: The feature.
+
+        Raises:
+            RuntimeError: If the module ran not at all, more than once, or its output was
+                overwritten since.
+            TypeError: If an index is missing, or given for an output that has none.
+            IndexError: If the index is out of range.
+        """
+        name = repr(self.source)
+        if len(self.data_buffer) != 1:
+            if not self.data_buffer:
+                raise RuntimeError(
+                    f'{name} produced no feature: it did not run in this forward. Choose a module '
+                    'that runs in every forward of the model.'
+                )
+            raise RuntimeError(
+                f'{name} produced {len(self.data_buffer)} features in one forward, and it is not '
+                'clear which one is meant. Choose a module that runs once (a head that all levels '
+                'of a neck share runs once per level: distil the outputs of the neck instead).'
+            )
+        if record_idx != 0:
+            raise IndexError(f'{name} has one record, record_idx must be 0, got {record_idx}')
+        if self._is_overwritten():
+            raise RuntimeError(
+                f'the feature of {name} was overwritten in place after it was recorded. Choose '
+                'the module that overwrites it, or the next one.'
+            )
+        output = self.data_buffer[0]
+        if isinstance(output, (list, tuple)):
+            if data_idx is None:
+                raise TypeError(
+                    f'{name} outputs a {type(output).__name__} of {len(output)}; say which one with '
+                    f"an index, such as '{self.source}[0]'"
+                )
+            if not 0 <= data_idx < len(output):
+                raise IndexError(
+                    f'{name} outputs {len(output)} features, so the index must be in '
+                    f'0..{len(output) - 1}, got {data_idx}'
+                )
+            output = output[data_idx]
+        elif data_idx is not None:
+            raise TypeError(
+                f'{name} outputs a {type(output).__name__}, not a tuple: leave out [{data_idx}]'
+            )
+        if not isinstance(output, torch.Tensor):
+            raise TypeError(f'{name} outputs a {type(output).__name__}, not a tensor')
+        return output

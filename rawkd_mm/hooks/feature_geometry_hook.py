@@ -1,0 +1,95 @@
+"""Records magnitudes and angle of the distilled features over the training."""
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from ..distillers import FeatureDistiller
+from ..registry import HOOKS
+
+# Entries of rawkd_mm.functional.FeatureGeometry, and what they are called in a log.
+_LOG_NAMES = {
+    'student_norm': 'n',
+    'teacher_norm': 'm',
+    'coupling': 'mn_over_N',
+    'cosine': 'cos_theta',
+    'magnitude_term': 'magnitude_term',
+    'angular_term': 'angular_term',
+}
+
+
+@HOOKS.register_module()
+class FeatureGeometryHook(Hook):
+    """Logs n, m, mn/N, the cosine and the two terms of Eq. (10) of every pair of features.
+
+    They are those of the supplement's Fig. 8, mean over the batch and over all processes, and are
+    logged as ``geometry/<pair>/<value>``, with ``<pair>`` the name of the pair's loss. The features
+    are compared as the loss sees them: the student's after its connector. Works with any loss of a
+    ``FeatureDistiller`` and costs nothing in the iterations between.
+
+    Args:
+        interval (int): Record every this many iterations, and at the first. Defaults to 50.
+
+    Raises:
+        ValueError: If the interval is not positive.
+        TypeError: If the model has no ``FeatureDistiller``.
+    """
+
+    # after the optimizer, before the LoggerHook writes
+    priority = 'NORMAL'
+
+    def __init__(self, interval: int = 50) -> None:
+        if interval < 1:
+            raise ValueError(f'interval must be at least 1 iteration, got {interval}')
+        self.interval = interval
+
+    def _distiller(self, runner: Runner) -> FeatureDistiller:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        distiller = getattr(model, 'distiller', None)
+        if not isinstance(distiller, FeatureDistiller):
+            raise TypeError(
+                'FeatureGeometryHook needs a distillation with a FeatureDistiller, got '
+                f'{type(model).__name__} with {type(distiller).__name__}'
+            )
+        return distiller
+
+    def before_train(self, runner: Runner) -> None:
+        """Check that there is something to record."""
+        self._distiller(runner)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Ask the distiller to record in this iteration if it is due."""
+        due = (runner.iter + 1) % self.interval == 0 or runner.iter == 0
+        self._distiller(runner).record_geometry = due
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Average what was recorded and hand it to the visualizer."""
+        distiller = self._distiller(runner)
+        if not (distiller.record_geometry and distiller.geometry):
+            return
+        names = [
+            f'geometry/{pair}/{_LOG_NAMES[field]}'
+            for pair, geometry in distiller.geometry.items()
+            for field in geometry._fields
+        ]
+        values = torch.stack(
+            [value.float().mean() for geometry in distiller.geometry.values() for value in geometry]
+        )
+        all_reduce(values, op='mean')
+        # into the same JSON log as the LoggerHook's entries, beside vis_data/scalars.json
+        runner.visualizer.add_scalars(
+            dict(zip(names, values.tolist())),
+            step=runner.iter + 1,
+            file_path=f'{runner.timestamp}.json',
+        )
+        distiller.geometry = {}

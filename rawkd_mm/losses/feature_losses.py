@@ -1,0 +1,148 @@
+"""Registered losses on a pair of features; the mathematics is in :mod:`rawkd_mm.functional`."""
+
+import math
+
+from torch import Tensor, nn
+
+from .. import functional
+from ..registry import register_model
+
+
+class FeatureLoss(nn.Module):
+    """What the losses on raw features share: a weight, and MMRazor's argument names.
+
+    Args:
+        loss_weight (float): Weight of the loss, finite and not negative.
+
+    Raises:
+        ValueError: If the weight is negative, infinite or NaN.
+        TypeError: If the weight is not a number.
+    """
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        if isinstance(loss_weight, bool) or not isinstance(loss_weight, (int, float)):
+            raise TypeError(f'loss_weight must be a number, got {loss_weight!r}')
+        if not (math.isfinite(loss_weight) and loss_weight >= 0):
+            raise ValueError(f'loss_weight must be finite and not negative, got {loss_weight}')
+        self.loss_weight = float(loss_weight)
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Compute the loss without its weight, a scalar."""
+        raise NotImplementedError
+
+    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:  # noqa: N803 (MMRazor's names)
+        """Compute the weighted loss.
+
+        Args:
+            preds_S (Tensor): Student feature, shape (B, C, ...). Receives the gradient.
+            preds_T (Tensor): Teacher feature of the same shape.
+
+        Returns:
+            Tensor: Scalar, float32, or float64 if an input is.
+
+        Raises:
+            ValueError: If the shapes differ or are empty.
+        """
+        return self.loss_weight * self.distance(preds_S, preds_T)
+
+    def extra_repr(self) -> str:
+        """Show the weight where the model is printed."""
+        return f'loss_weight={self.loss_weight}'
+
+
+@register_model
+class LADLoss(FeatureLoss):
+    r"""LAD: :math:`w (1 - \cos\theta)` over the whole map of each image, batch mean.
+
+    The angular term of Eq. (10) of the paper (WACV 2024) without its magnitudes. That the L stands
+    for the layer is our reading of the name (assumption).
+
+    Args:
+        loss_weight (float): w, the method's only hyper-parameter. Defaults to 3.0, the paper's value
+            on COCO; on segmentation it is an assumption.
+    """
+
+    def __init__(self, loss_weight: float = 3.0) -> None:
+        super().__init__(loss_weight)
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """See :func:`rawkd_mm.functional.angular_distance`, granularity 'layer'."""
+        return functional.angular_distance(student, teacher, 'layer')
+
+
+@register_model
+class CADLoss(FeatureLoss):
+    r"""CAD: :math:`w (1 - \cos\theta_c)` of each channel c, mean over channels and batch.
+
+    That the C stands for the channel is our reading of the paper's (WACV 2024) name (assumption).
+
+    Args:
+        loss_weight (float): w, the method's only hyper-parameter. Defaults to 3.0, the paper's value
+            on COCO; on segmentation it is an assumption.
+    """
+
+    def __init__(self, loss_weight: float = 3.0) -> None:
+        super().__init__(loss_weight)
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """See :func:`rawkd_mm.functional.angular_distance`, granularity 'channel'."""
+        return functional.angular_distance(student, teacher, 'channel')
+
+
+@register_model
+class PADLoss(FeatureLoss):
+    r"""Pixel-wise angular distillation: :math:`1 - \cos\theta` over the channels at each position.
+
+    Not in the paper; it completes the family for ablations.
+
+    Args:
+        loss_weight (float): Weight of the loss. Defaults to 3.0, as LAD and CAD.
+    """
+
+    def __init__(self, loss_weight: float = 3.0) -> None:
+        super().__init__(loss_weight)
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """See :func:`rawkd_mm.functional.angular_distance`, granularity 'pixel'."""
+        return functional.angular_distance(student, teacher, 'pixel')
+
+
+@register_model
+class NaiveFeatureLoss(FeatureLoss):
+    """Naive feature distillation (FitNets), Eq. (10) of the paper: MSE of the raw features.
+
+    Args:
+        loss_weight (float): Weight of the loss. Defaults to 1.0; the paper's PSPNet pairs need 100
+            to 1000, its Swin pair 10 (supplement, section A).
+    """
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """See :func:`rawkd_mm.functional.naive_distance`."""
+        return functional.naive_distance(student, teacher)
+
+
+@register_model
+class MagnitudeLoss(FeatureLoss):
+    """Magnitude Distillation (MD), Eq. (4) of the paper: the magnitude term of MSE alone.
+
+    Args:
+        loss_weight (float): Weight of the loss. Defaults to 1.0.
+    """
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """See :func:`rawkd_mm.functional.magnitude_distance`."""
+        return functional.magnitude_distance(student, teacher)
+
+
+@register_model
+class NFDLoss(FeatureLoss):
+    """Normalized feature distillation (arXiv 2207.05256): MSE of standardised channels.
+
+    Args:
+        loss_weight (float): Weight of the loss. Defaults to 1.0.
+    """
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """See :func:`rawkd_mm.functional.normalized_distance`."""
+        return functional.normalized_distance(student, teacher)

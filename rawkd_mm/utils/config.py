@@ -1,0 +1,280 @@
+"""Reading configs and changing them: resume, reduce to the student, make self-contained."""
+
+import copy
+import os.path as osp
+from collections.abc import Sequence
+
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import HOOKS
+
+__all__ = [
+    'UsageError',
+    'inline_models',
+    'is_distillation',
+    'load_config',
+    'make_paths_relative',
+    'resolve_model',
+    'set_auto_scale_lr',
+    'set_resume',
+    'set_work_dir',
+    'student_config',
+]
+
+
+class UsageError(ValueError):
+    """What a tool was asked to do cannot be done; the message says why and what to do instead."""
+
+
+def load_config(filename: str, options: dict | None = None) -> Config:
+    """Read a config file; ``mmseg::`` bases work, as :mod:`rawkd_mm` is imported already.
+
+    Args:
+        filename (str): Path of a text config.
+        options (dict, optional): ``a.b.c=value`` entries that override the file's.
+
+    Returns:
+        Config: The config.
+    """
+    cfg = Config.fromfile(filename)
+    if options:
+        cfg.merge_from_dict(options)
+    return cfg
+
+
+def set_work_dir(cfg: Config, work_dir: str | None = None) -> None:
+    """Decide where logs and checkpoints go.
+
+    Args:
+        cfg (Config): Changed in place.
+        work_dir (str, optional): The folder; by default the config's own ``work_dir``, and if
+            it has none ``./work_dirs/<name of the config file>``.
+    """
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(cfg.filename))[0])
+
+
+def set_auto_scale_lr(cfg: Config) -> None:
+    """Turn on the scaling of the learning rate with the total batch size.
+
+    Args:
+        cfg (Config): Changed in place.
+
+    Raises:
+        UsageError: If the config does not say for which batch size its learning rate is meant.
+    """
+    base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+    if base is None:
+        raise UsageError(
+            '--auto-scale-lr: the config does not say which total batch size its learning rate is '
+            f'meant for, auto_scale_lr={cfg.get("auto_scale_lr")}. Add '
+            'auto_scale_lr = dict(enable=False, base_batch_size=N), or on the command line '
+            '--cfg-options auto_scale_lr.base_batch_size=N'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def set_resume(cfg: Config, resume: str) -> str:
+    """Let a training go on from a checkpoint.
+
+    Unlike with MMEngine's own ``resume=True``, the work dir's checkpoint counts also where the
+    config has a ``load_from`` (weights to begin with), and after the work dir was moved.
+
+    Args:
+        cfg (Config): Changed in place; its ``work_dir`` must be final.
+        resume (str): Path or URL of a checkpoint, or 'auto' for the last one of the work dir. If
+            the work dir has none yet, the training begins from the start.
+
+    Returns:
+        str: What will happen, for the log.
+
+    Raises:
+        UsageError: If the checkpoint does not exist.
+    """
+    if resume != 'auto':
+        if '://' not in resume and not osp.isfile(resume):
+            raise UsageError(
+                f'--resume {resume}: no such file. Give the path of a checkpoint, or --resume auto '
+                f'for the last one in {cfg.work_dir!r}'
+            )
+        cfg.resume, cfg.load_from = True, resume
+        return f'The training resumes from {resume}.'
+    pointer = osp.join(cfg.work_dir, 'last_checkpoint')
+    if not osp.isfile(pointer):
+        cfg.resume = False
+        return (
+            f'Nothing to resume: {cfg.work_dir!r} has no last_checkpoint. Training from the start.'
+        )
+    with open(pointer, encoding='utf-8') as file:
+        checkpoint = file.read().strip()
+    if '://' not in checkpoint and not osp.isfile(checkpoint):
+        moved = osp.join(cfg.work_dir, osp.basename(checkpoint))
+        if not osp.isfile(moved):
+            raise UsageError(
+                f'--resume: {pointer!r} names {checkpoint!r}, which does not exist (nor does '
+                f'{moved!r}). Give a checkpoint with --resume PATH, or remove {pointer!r} to begin '
+                'from the start'
+            )
+        checkpoint = moved
+    cfg.resume, cfg.load_from = True, checkpoint
+    return f'The training resumes from the last checkpoint, {checkpoint}.'
+
+
+def is_distillation(cfg: Config) -> bool:
+    """Tell whether a config's model is a distillation: a student with a teacher or a distiller."""
+    model = cfg.get('model') or {}
+    return 'architecture' in model and ('distiller' in model or 'teacher' in model)
+
+
+def resolve_model(model: dict) -> dict:
+    """Replace a model given as ``dict(cfg_path=...)`` by the model's config itself.
+
+    Args:
+        model (dict): A model's config, or ``dict(cfg_path=..., pretrained=False)`` with the path of
+            a config file (relative to the current folder) or a name such as
+            ``'mmseg::pspnet/pspnet_r18-d8_...py'``.
+
+    Returns:
+        dict: A copy; with the file's data_preprocessor and ``_scope_`` if it came from a file, and
+        with ``init_cfg`` naming the published weights if ``pretrained=True``.
+
+    Raises:
+        UsageError: If there is no such config, or it has no model, or more arguments are given.
+    """
+    model = copy.deepcopy(dict(model))
+    path = model.pop('cfg_path', None)
+    if path is None or 'type' in model:
+        return model
+    pretrained = model.pop('pretrained', False)
+    if model:
+        raise UsageError(
+            f'cfg_path={path!r} comes with {sorted(model)}: next to cfg_path only pretrained is '
+            'understood. Write the model out, or put the change into a config file of its own'
+        )
+    try:
+        file = get_config(path, pretrained) if '::' in path else Config.fromfile(path)
+    except FileNotFoundError as error:
+        raise UsageError(
+            f'cfg_path={path!r} (current folder {osp.abspath(".")}): {error}'
+        ) from error
+    if 'model' not in file:
+        raise UsageError(f'cfg_path={path!r} has no model, only {sorted(file.keys())}')
+    scope = path.partition('::')[0] if '::' in path else file.get('default_scope')
+    resolved = copy.deepcopy(dict(file.model))
+    if 'data_preprocessor' in file:
+        preprocessor = copy.deepcopy(file.data_preprocessor)
+        if '::' in path:  # as MMEngine's get_model decides
+            resolved['data_preprocessor'] = preprocessor
+        else:  # as its Runner does
+            resolved.setdefault('data_preprocessor', preprocessor)
+    if scope is not None:
+        resolved.setdefault('_scope_', scope)
+    if pretrained:
+        resolved['init_cfg'] = dict(type='Pretrained', checkpoint=file.model_path)
+    return resolved
+
+
+def student_config(cfg: Config) -> Config:
+    """Reduce a distillation to its student, as if it had been trained alone.
+
+    Hooks of MMRazor and of this package are left out: they are about the distillation.
+
+    Args:
+        cfg (Config): Any config.
+
+    Returns:
+        Config: A copy, in which ``model`` is the student with the data_preprocessor that it is
+        trained with. A config without distillation comes back as it is.
+    """
+    cfg = copy.deepcopy(cfg)
+    if not is_distillation(cfg):
+        return cfg
+    student = resolve_model(cfg.model.architecture)
+    # in the order in which Runner and algorithm decide
+    for preprocessor in (cfg.model.get('data_preprocessor'), cfg.get('data_preprocessor')):
+        if preprocessor is not None:
+            student['data_preprocessor'] = preprocessor
+            break
+    cfg.model = student
+    if cfg.get('custom_hooks'):
+        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if not _is_about_distillation(hook)]
+    return cfg
+
+
+def _is_about_distillation(hook: dict) -> bool:
+    hook_class = HOOKS.get(hook['type']) if isinstance(hook['type'], str) else hook['type']
+    package = getattr(hook_class, '__module__', '').partition('.')[0]
+    return package in ('rawkd_mm', 'mmrazor')
+
+
+def inline_models(cfg: Config) -> Config:
+    """Write out the models that a distillation names by ``cfg_path``.
+
+    The teacher's weights come from ``teacher_ckpt``, so that whatever else its config would
+    initialise it with (ImageNet weights of its backbone) is left out.
+
+    Args:
+        cfg (Config): Any config.
+
+    Returns:
+        Config: A copy without ``cfg_path``.
+    """
+    cfg = copy.deepcopy(cfg)
+    if not is_distillation(cfg):
+        return cfg
+    cfg.model.architecture = resolve_model(cfg.model.architecture)
+    if 'teacher' in cfg.model:
+        teacher = resolve_model(cfg.model.teacher)
+        if cfg.model.get('teacher_ckpt'):
+            _remove_pretrained(teacher)
+        cfg.model.teacher = teacher
+    return cfg
+
+
+def _remove_pretrained(config: object) -> None:
+    """Remove weights to begin with from a model's config, in place."""
+    if isinstance(config, (list, tuple)):
+        for item in config:
+            _remove_pretrained(item)
+    elif isinstance(config, dict):
+        if isinstance(config.get('pretrained'), str):
+            config['pretrained'] = None
+        init_cfg = config.get('init_cfg')
+        if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
+            del config['init_cfg']
+        for item in config.values():
+            _remove_pretrained(item)
+
+
+def make_paths_relative(cfg: Config, roots: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Make a config independent of the machine's folders, as far as can be.
+
+    Args:
+        cfg (Config): Changed in place.
+        roots (Sequence[str]): Folders; a path below one of them becomes relative to it.
+
+    Returns:
+        tuple[dict[str, str], dict[str, str]]: Key, such as 'model.teacher_ckpt', to the new
+        path, of those that were changed; key to path of the absolute ones that are left.
+    """
+    changed, left = {}, {}
+
+    def visit(value: object, key: str) -> object:
+        if isinstance(value, dict):
+            for name in value:
+                value[name] = visit(value[name], f'{key}.{name}' if key else str(name))
+        elif isinstance(value, (list, tuple)):
+            return type(value)(visit(item, f'{key}.{i}') for i, item in enumerate(value))
+        elif isinstance(value, str) and osp.isabs(value):
+            for root in roots:
+                path = osp.relpath(value, root)
+                if not path.startswith(osp.pardir):
+                    changed[key] = path
+                    return path
+            left[key] = value
+        return value
+
+    visit(cfg._cfg_dict, '')
+    return changed, left

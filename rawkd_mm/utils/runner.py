@@ -1,0 +1,159 @@
+"""MMEngine's Runner, also for several processes without a GPU."""
+
+from unittest.mock import patch
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import all_reduce_dict, init_dist, is_distributed
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import MODEL_WRAPPERS, RUNNERS
+from mmengine.runner import Runner
+from mmengine.utils.dl_utils import mmcv_full_available, set_multi_processing
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = ['AverageLossesHook', 'build_runner', 'leave_processes', 'replace_sync_batchnorm']
+
+
+class BatchNorm(_BatchNorm):
+    """Batch normalisation of inputs of any number of dimensions, as SyncBN is."""
+
+    def _check_input_dim(self, input):
+        pass
+
+
+def replace_sync_batchnorm(model: nn.Module) -> list[str]:
+    """Turn every SyncBN of a model into BN, in place.
+
+    Each stays the object that it was: its parameters, its forward hooks (MMRazor's recorders, which
+    MMEngine's ``revert_sync_batchnorm`` would lose) and whoever refers to it are not touched.
+
+    Args:
+        model (nn.Module): The model.
+
+    Returns:
+        list[str]: Names of the modules that were changed.
+    """
+    kinds = [nn.SyncBatchNorm]
+    if mmcv_full_available():
+        from mmcv.ops import SyncBatchNorm
+
+        kinds.append(SyncBatchNorm)
+    changed = []
+    for name, module in model.named_modules():
+        if isinstance(module, tuple(kinds)):
+            module.__class__ = BatchNorm
+            changed.append(name)
+    return changed
+
+
+class AverageLossesHook(Hook):
+    """Averages the losses of an iteration over the processes before they are logged.
+
+    MMEngine logs those of the first process, so that the curve of several processes differs from
+    that of one with the same total batch. To be registered with priority 'HIGHEST', before the
+    losses are recorded.
+    """
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Average in place.
+
+        Args:
+            runner (Runner): Not used.
+            batch_idx (int): Not used.
+            data_batch (dict, optional): Not used.
+            outputs (dict, optional): What the model's train_step gave: the losses by name, the same
+                names in every process.
+        """
+        if is_distributed() and outputs:
+            losses = {k: v.float() for k, v in outputs.items() if isinstance(v, Tensor)}
+            all_reduce_dict(losses, op='mean')
+            outputs.update(losses)
+
+
+class _CPUProcesses:
+    """To be mixed into a Runner: what MMEngine's does for GPUs only."""
+
+    def setup_env(self, env_cfg: dict) -> None:
+        self._backend_note = None
+        if self.distributed and get_device() == 'cpu' and not is_distributed():
+            # as MMEngine does, and before init_dist, which would choose another start method
+            set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)
+            dist_cfg = dict(env_cfg.get('dist_cfg', {}))
+            backend = dist_cfg.pop('backend', 'nccl')
+            if backend not in ('gloo', 'mpi'):
+                self._backend_note = (
+                    f'No GPU: the processes talk through gloo instead of {backend}.'
+                )
+                backend = 'gloo'
+            # MMEngine chooses a CUDA device first, whatever the backend
+            with patch('torch.cuda.set_device', lambda device: None):
+                init_dist(self.launcher, backend=backend, **dist_cfg)
+        super().setup_env(env_cfg)
+
+    def wrap_model(
+        self, model_wrapper_cfg: dict | None, model: nn.Module
+    ) -> nn.parallel.DistributedDataParallel | nn.Module:
+        if self._backend_note:
+            self.logger.info(self._backend_note)
+        on_cpu = get_device() == 'cpu'
+        if is_model_wrapper(model) or (self.distributed and not on_cpu):
+            return super().wrap_model(model_wrapper_cfg, model)
+        changed = replace_sync_batchnorm(model)
+        if changed:
+            reason = (
+                'SyncBN needs GPUs, each process normalises with its own batch'
+                if self.distributed
+                else 'there is only one process'
+            )
+            self.logger.info(f'{len(changed)} SyncBN layers run as BN: {reason}.')
+        if not self.distributed:
+            return super().wrap_model(model_wrapper_cfg, model)
+        if self.cfg.get('sync_bn') is not None:
+            self.logger.info(f'sync_bn={self.cfg.sync_bn!r} is ignored: SyncBN needs GPUs.')
+        # MMEngine's own way, less the device_ids, which a model on the CPU must not have
+        wrapper = model_wrapper_cfg or dict(
+            broadcast_buffers=False,
+            find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+        )
+        return MODEL_WRAPPERS.build(
+            {'type': 'MMDistributedDataParallel', **wrapper}, default_args=dict(module=model)
+        )
+
+
+def leave_processes() -> None:
+    """Leave the process group, at the end of a tool.
+
+    A process that exits without it may be aborted by gloo's threads, and the run counts as failed.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the Runner that a config asks for, able to run several processes without a GPU.
+
+    Where there is none, the processes talk through gloo and SyncBN layers run as BN; the log says
+    so, and the config stays as it is. With GPUs it is MMEngine's Runner, or that of
+    ``cfg.runner_type``.
+
+    Args:
+        cfg (Config): Complete config, with ``launcher`` and ``work_dir``.
+
+    Returns:
+        Runner: Ready for ``train()`` or ``test()``.
+    """
+    runner_class = Runner
+    if 'runner_type' in cfg:
+        with RUNNERS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+            runner_class = registry.get(cfg.runner_type)
+    runner_class = type(runner_class.__name__, (_CPUProcesses, runner_class), {})
+    return runner_class.from_cfg(cfg)

@@ -1,0 +1,256 @@
+"""The recorder: what it records, and that it refuses to give anything else."""
+
+import copy
+
+import pytest
+import torch
+from helpers import Watch, build, images, pspnet, samples, total
+from mmrazor.registry import TASK_UTILS
+from torch import nn
+
+from rawkd_mm.distillers import FeatureRecorder, FeatureSource
+
+
+@pytest.mark.parametrize(
+    ('text', 'module', 'index', 'label'),
+    [
+        ('neck', 'neck', None, 'neck'),
+        ('decode_head.bottleneck', 'decode_head.bottleneck', None, 'decode_head.bottleneck'),
+        ('backbone.layer4.1.bn2', 'backbone.layer4.1.bn2', None, 'backbone.layer4.1.bn2'),
+        ('neck[0]', 'neck', 0, 'neck.0'),
+        ('neck.fpn_convs.3.conv[12]', 'neck.fpn_convs.3.conv', 12, 'neck.fpn_convs.3.conv.12'),
+        ('a-b_c', 'a-b_c', None, 'a-b_c'),
+    ],
+)
+def test_source_is_parsed(text, module, index, label):
+    source = FeatureSource.parse(text)
+    assert source == (module, index)
+    assert source.label == label
+
+
+@pytest.mark.parametrize(
+    'text',
+    ['', 'neck[', 'neck[]', 'neck[-1]', 'neck[a]', 'neck[0][1]', 'a b', 'neck[0].x', 3, None],
+)
+def test_malformed_source_is_shown(text):
+    with pytest.raises(ValueError, match='path of a module') as error:
+        FeatureSource.parse(text)
+    assert repr(text) in str(error.value)
+
+
+class Several(nn.Module):
+    """Modules that output a tuple, a list, a dict, one of them twice, and one never."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.pair = _Outputs(tuple)
+        self.items = _Outputs(list)
+        self.mapping = _Outputs(lambda x: {'x': x[0]})
+        self.number = _Outputs(len)
+        self.shared = nn.ReLU()
+        self.idle = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        self.pair(x)
+        self.items(x)
+        self.mapping(x)
+        self.number(x)
+        return self.shared(self.shared(x) + 1)
+
+
+class _Outputs(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x):
+        return self.kind((x, x + 1))
+
+
+def recorded(model, source, *inputs):
+    recorder = FeatureRecorder(source)
+    recorder.initialize(model)
+    with recorder:
+        model(*(inputs or (images(),)))
+    return recorder
+
+
+def test_records_the_output():
+    model = Several()
+    with Watch(model, 'conv') as watch:
+        recorder = recorded(model, 'conv')
+    assert torch.equal(recorder.get_record_data(), watch['conv'])
+    assert recorder.get_record_data().requires_grad
+
+
+def test_records_the_last_forward_only():
+    model, recorder = Several(), FeatureRecorder('conv')
+    recorder.initialize(model)
+    for seed in (1, 2):
+        with recorder:
+            model(images(seed=seed))
+        model(images(seed=9))  # outside of the context
+    assert torch.equal(recorder.get_record_data(), model.conv(images(seed=2)))
+
+
+@pytest.mark.parametrize('source', ['pair', 'items'])
+@pytest.mark.parametrize('index', [0, 1])
+def test_index_chooses_of_a_tuple(source, index):
+    model = Several()
+    expected = model.conv(images()) + index
+    assert torch.equal(recorded(model, source).get_record_data(data_idx=index), expected)
+
+
+@pytest.mark.parametrize(
+    ('source', 'index', 'error', 'message'),
+    [
+        ('pair', None, TypeError, r"'pair' outputs a tuple of 2.*'pair\[0\]'"),
+        ('items', None, TypeError, r"'items' outputs a list of 2.*'items\[0\]'"),
+        ('pair', 2, IndexError, r"'pair' outputs 2 features.*0\.\.1, got 2"),
+        ('conv', 0, TypeError, r"'conv' outputs a Tensor, not a tuple: leave out \[0\]"),
+        ('mapping', None, TypeError, "'mapping' outputs a dict, not a tensor"),
+        ('number', None, TypeError, "'number' outputs a int, not a tensor"),
+        ('idle', None, RuntimeError, "'idle' produced no feature"),
+        ('shared', None, RuntimeError, "'shared' produced 2 features in one forward"),
+    ],
+)
+def test_refuses_what_is_no_single_feature(source, index, error, message):
+    recorder = recorded(Several(), source)
+    with pytest.raises(error, match=message):
+        recorder.get_record_data(data_idx=index)
+
+
+def test_has_one_record_only():
+    with pytest.raises(IndexError, match='record_idx must be 0, got 1'):
+        recorded(Several(), 'conv').get_record_data(record_idx=1)
+
+
+@pytest.mark.parametrize(
+    ('path', 'close'),
+    [
+        ('decode_head.botleneck', "'decode_head.bottleneck'"),
+        ('decode_head.bottleneck.relu', "'decode_head.bottleneck"),
+        ('backbone.layer4.2', "'backbone.layer4.1'"),
+        ('head.bottleneck', "'decode_head.bottleneck'"),
+        ('zzzzzzzz', "'backbone'"),
+    ],
+)
+def test_missing_module_names_the_closest(path, close):
+    with pytest.raises(ValueError, match=f"EncoderDecoder has no module '{path}'") as error:
+        FeatureRecorder(path).initialize(build(pspnet()))
+    assert close in str(error.value)
+
+
+def test_is_a_recorder_type_of_mmrazor():
+    recorder = TASK_UTILS.build(dict(type='FeatureRecorder', source='conv'))
+    assert isinstance(recorder, FeatureRecorder)
+
+
+class Overwriting(nn.Module):
+    """Overwrites its convolution's output by an in-place module, always or in training only."""
+
+    def __init__(self, inplace=True, training_only=False):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.relu = nn.ReLU(inplace=inplace)
+        self.training_only = training_only
+
+    def forward(self, x):
+        x = self.conv(x)
+        return x if self.training_only and not self.training else self.relu(x)
+
+
+def dry_run(recorder, model):
+    """What the distiller does when it is built."""
+    model.eval()
+    with recorder, torch.no_grad():
+        model(images())
+    recorder.clone_if_overwritten()
+    recorder.get_record_data()
+    recorder.reset_data_buffer()
+    model.train()
+
+
+def test_overwriting_module_makes_it_keep_a_copy():
+    model, recorder = Overwriting(), FeatureRecorder('conv')
+    recorder.initialize(model)
+    dry_run(recorder, model)
+    assert recorder.clone
+    with recorder:
+        model(images()).sum().backward()
+    assert torch.equal(recorder.get_record_data(), model.conv(images()))
+    assert (recorder.get_record_data() < 0).any()
+
+
+def test_nothing_is_copied_without_need():
+    model, recorder = Overwriting(inplace=False), FeatureRecorder('conv')
+    recorder.initialize(model)
+    dry_run(recorder, model)
+    assert not recorder.clone
+    outputs = []
+    model.conv.register_forward_hook(lambda *args: outputs.append(args[-1]))
+    with recorder:
+        model(images())
+    assert recorder.get_record_data() is outputs[0]
+
+
+def test_overwritten_only_in_training_is_an_error():
+    model, recorder = Overwriting(training_only=True), FeatureRecorder('conv')
+    recorder.initialize(model)
+    dry_run(recorder, model)
+    assert not recorder.clone
+    with recorder:
+        model(images())
+    with pytest.raises(RuntimeError, match="'conv' was overwritten in place"):
+        recorder.get_record_data()
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        'backbone.layer4.1.bn2',  # out += identity
+        'backbone.layer4.1.conv2',
+        'backbone.layer3.0.bn1',  # an in-place ReLU
+        'backbone.layer3.0.downsample.1',
+        'decode_head.bottleneck.bn',
+        'decode_head.bottleneck',
+    ],
+)
+def test_values_in_a_resnet_are_those_before_overwriting(path):
+    model, recorder = build(pspnet()).train(), FeatureRecorder(path)
+    recorder.initialize(model)
+    dry_run(recorder, model)
+    twin = copy.deepcopy(model)  # with the recorder's twin, which does not record
+    with Watch(twin, path) as watch:
+        torch.manual_seed(0)
+        twin(images(), samples(), mode='loss')
+    with recorder:
+        torch.manual_seed(0)
+        losses = model(images(), samples(), mode='loss')
+    feature = recorder.get_record_data()
+    assert torch.equal(feature, watch[path])
+    (total(losses) + feature.square().mean()).backward()
+    assert all(p.grad.isfinite().all() for p in model.backbone.parameters())
+
+
+def test_module_that_was_replaced_is_hooked_again():
+    model, recorder = Several(), FeatureRecorder('conv')
+    recorder.initialize(model)
+    model.conv = nn.Conv2d(3, 5, 1)  # as convert_sync_batchnorm does
+    with recorder:
+        model_output = model.conv(images())
+    assert torch.equal(recorder.get_record_data(), model_output)
+
+
+def test_copy_of_a_model_records_its_own():
+    model, recorder = Several(), FeatureRecorder('conv')
+    recorder.initialize(model)
+    twin, other = copy.deepcopy((model, recorder))
+    nn.init.zeros_(twin.conv.weight)
+    with recorder, other:
+        model(images())
+        twin(images())
+    assert torch.equal(recorder.get_record_data(), model.conv(images()))
+    assert torch.equal(other.get_record_data(), twin.conv(images()))

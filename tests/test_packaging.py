@@ -1,0 +1,180 @@
+"""What a user of the package gets: wheel, sdist, editable install; and the set-up script."""
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import rawkd_mm
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_SOURCE = ('.git', '.venv', '.mim', '__pycache__', '*.egg-info', 'build', 'data', 'work_dirs')
+
+
+def run(*command, cwd):
+    process = subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+def build_wheel(source, target):
+    options = ('--no-deps', '--no-build-isolation', '--no-index', '--wheel-dir')
+    run(sys.executable, '-m', 'pip', 'wheel', source, *options, target, cwd=source)
+    (wheel,) = target.glob('*.whl')
+    with zipfile.ZipFile(wheel) as archive:
+        return wheel, set(archive.namelist())
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+    """A copy of the sources: building writes into them."""
+    copy = tmp_path_factory.mktemp('source') / 'rawkd_mm'
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE))
+    return copy
+
+
+@pytest.fixture(scope='module')
+def wheel(source, tmp_path_factory):
+    return build_wheel(source, tmp_path_factory.mktemp('wheel'))
+
+
+def files_below(folder):
+    found = (path for path in (ROOT / folder).rglob('*') if path.is_file())
+    return {path.relative_to(ROOT).as_posix() for path in found if '__pycache__' not in path.parts}
+
+
+def test_wheel_has_every_module_and_mim(wheel):
+    _, names = wheel
+    modules = {name for name in files_below('rawkd_mm') if '.mim' not in name}
+    assert {name for name in modules if name.endswith('.py')} <= names
+    expected = files_below('configs') | files_below('tools') | {'model-index.yml'}
+    shipped = {name.removeprefix('rawkd_mm/.mim/') for name in names if '/.mim/' in name}
+    assert shipped == expected
+    others = {name.split('/')[0] for name in names} - {'rawkd_mm'}
+    assert len(others) == 1 and others.pop().endswith('.dist-info'), 'stray top-level package'
+
+
+def test_wheel_has_no_leftovers_of_an_earlier_build(source, wheel, tmp_path):
+    stale = source / 'build' / 'lib' / 'rawkd_mm' / 'deleted_since.py'
+    stale.parent.mkdir(parents=True, exist_ok=True)
+    stale.touch()
+    assert build_wheel(source, tmp_path)[1] == wheel[1]
+
+
+def test_wheel_from_sdist_is_the_same(source, wheel, tmp_path):
+    code = f'from setuptools.build_meta import build_sdist; build_sdist({str(tmp_path)!r})'
+    run(sys.executable, '-c', code, cwd=source)
+    (sdist,) = tmp_path.glob('*.tar.gz')
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter='data')
+    unpacked = tmp_path / sdist.name.removesuffix('.tar.gz')
+    assert build_wheel(unpacked, tmp_path / 'wheel')[1] == wheel[1]
+
+
+def test_editable_install_links_mim(source, tmp_path):
+    """A fresh one, so that it is this setup.py that is tested and not how .venv was made."""
+    options = ('--no-deps', '--no-build-isolation', '--no-index', '--target', tmp_path)
+    run(sys.executable, '-m', 'pip', 'install', *options, '--editable', source, cwd=source)
+    mim = source / 'rawkd_mm' / '.mim'
+    for part in ('configs', 'tools', 'model-index.yml'):
+        assert os.path.samefile(mim / part, source / part)
+    (source / 'model-index.yml').write_text('Import: []  # edited\n')
+    assert 'edited' in (mim / 'model-index.yml').read_text()
+
+
+def test_running_environment_exposes_mim():
+    mim = Path(rawkd_mm.__file__).parent / '.mim'
+    assert (mim / 'configs').is_dir()
+    assert (mim / 'tools' / 'dev' / 'setup_env.py').is_file()
+    assert (mim / 'model-index.yml').read_text() == (ROOT / 'model-index.yml').read_text()
+
+
+def test_version_is_one(wheel):
+    assert rawkd_mm.__version__ == importlib.metadata.version('rawkd_mm')
+    assert f'rawkd_mm-{rawkd_mm.__version__}-' in wheel[0].name
+
+
+def test_model_index_names_exactly_the_metafiles():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    metafiles = {path.relative_to(ROOT).as_posix() for path in ROOT.glob('configs/**/metafile.yml')}
+    assert set(index['Import']) == metafiles
+
+
+def test_only_one_opencv_is_installed():
+    names = {d.metadata['Name'].lower() for d in importlib.metadata.distributions()}
+    assert len({name for name in names if name.startswith('opencv')}) == 1
+
+
+def test_ruff_is_one_version():
+    hook = (ROOT / '.pre-commit-config.yaml').read_text()
+    pinned = re.findall(r'^ruff==(\S+)', (ROOT / 'requirements/tests.txt').read_text(), re.M)
+    assert set(re.findall(r'ruff==([^\]]+)', hook)) == set(pinned)
+
+
+# tools/dev/setup_env.py
+
+
+@pytest.fixture(scope='module')
+def setup_env():
+    spec = importlib.util.spec_from_file_location('setup_env', ROOT / 'tools/dev/setup_env.py')
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+BUILD = dict(
+    mmcv='2.3.6', torch='2.10.0+cu128', python='cp311', platform='linux-x86_64', device='cpu'
+)
+
+
+def test_wheel_key_names_the_build(setup_env):
+    key = setup_env.wheel_key(**BUILD)
+    assert all(part in key for part in BUILD.values())
+    assert '/' not in key
+
+
+@pytest.mark.parametrize('part', sorted(BUILD))
+def test_wheel_key_differs_with_every_part(setup_env, part):
+    assert setup_env.wheel_key(**{**BUILD, part: 'other'}) != setup_env.wheel_key(**BUILD)
+
+
+def test_probe_finds_the_ops_of_this_environment(setup_env):
+    import mmcv
+    import torch
+
+    have = setup_env.probe()
+    assert have['version'] == mmcv.__version__ and have['torch'] == torch.__version__
+    assert have['python'] == f'cp{sys.version_info[0]}{sys.version_info[1]}'
+    assert have['ops'] == ('yes' if importlib.util.find_spec('mmcv._ext') else 'none')
+
+
+def test_a_step_runs_again_when_an_input_changes(setup_env, tmp_path):
+    pins = tmp_path / 'requirements.txt'
+    pins.write_text('a==1\n')
+    step = setup_env.Step('packages', '', '', (pins,), run=lambda: None)
+    done = {'packages': step.hash()}
+    assert step.up_to_date(done)
+    pins.write_text('a==2\n')
+    assert not step.up_to_date(done)
+
+
+def test_pins_have_one_line_a_marker(setup_env):
+    for path in (setup_env.REQUIREMENTS, setup_env.TEST_REQUIREMENTS):
+        for name, lines in setup_env.pins(path).items():
+            assert all('==' in line for line in lines), f'{name} is not pinned in {path}'
+            assert len(lines) == 1 or all(';' in line for line in lines)
+
+
+def test_no_registry_or_machine_path_in_the_setup():
+    for name in ('Makefile', 'setup.py', 'requirements.txt', 'tools/dev/setup_env.py'):
+        text = (ROOT / name).read_text()
+        assert not re.search(r'https?://|/home/|/root/|--index-url|find-links', text), name

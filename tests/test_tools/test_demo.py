@@ -1,0 +1,91 @@
+"""The demo, with a few iterations: everything it promises but the numbers."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def demo(folder, *args):
+    command = [sys.executable, ROOT / 'tools/demo.py', '--work-dir', folder / 'demo']
+    command += ['--data-root', folder / 'data', '--iters', 4, '--train', 32, '--val', 8, *args]
+    return subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('demo')
+    process = demo(folder)
+    assert process.returncode == 0, process.stderr + process.stdout
+    (folder / 'stdout').write_text(process.stdout)
+    return folder
+
+
+def test_table_has_a_row_for_every_training(folder):
+    table = (folder / 'demo/table.md').read_text().splitlines()
+    assert [row.split('|')[1].strip() for row in table[2:]] == [
+        'teacher',
+        'student alone',
+        'LAD',
+        'CAD',
+    ]
+    assert all(line in (folder / 'stdout').read_text() for line in table)
+
+
+def test_numbers_are_those_of_the_logs(folder):
+    results = json.loads((folder / 'demo/results.json').read_text())
+    for method, runs in results.items():
+        logs = list((folder / f'demo/{method.lower()}-seed0').glob('*/vis_data/scalars.json'))
+        entries = [json.loads(line) for line in logs[0].read_text().splitlines()]
+        assert runs['0']['mIoU'] == [e['mIoU'] for e in entries if 'mIoU' in e][-1]
+        assert Path(runs['0']['checkpoint']).is_file()
+        distilled = any('/cos_theta' in key for entry in entries for key in entry)
+        assert distilled == (method in ('LAD', 'CAD'))
+
+
+@pytest.mark.parametrize('name', ['predictions.png', 'curves.png'])
+def test_pictures_show_something(folder, name):
+    picture = np.asarray(Image.open(folder / 'demo' / name).convert('RGB'))
+    assert min(picture.shape[:2]) > 300
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+
+
+def test_second_run_trains_nothing(folder):
+    before = (folder / 'demo/lad-seed0/iter_4.pth').stat().st_mtime_ns
+    start = time.time()
+    process = demo(folder)
+    assert process.returncode == 0, process.stderr
+    assert (folder / 'demo/table.md').read_text().strip() in process.stdout
+    assert (folder / 'demo/lad-seed0/iter_4.pth').stat().st_mtime_ns == before
+    logs = list((folder / 'demo').glob('*/*/vis_data/scalars.json'))
+    assert all(log.stat().st_mtime < start for log in logs)
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['--iters', '8'], 'Choose another --work-dir'),
+        (['--iters', '1'], '--iters must be at least 2, got 1'),
+        (['--seeds', '1', '1'], '--seeds must differ'),
+        (['--jobs', '0'], '--jobs must be at least 1, got 0'),
+        (['--train', '33'], '--overwrite'),
+    ],
+)
+def test_what_cannot_be_done_is_said(folder, args, message):
+    process = demo(folder, *args)
+    assert process.returncode != 0
+    assert message in process.stderr + process.stdout

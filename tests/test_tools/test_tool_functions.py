@@ -1,0 +1,148 @@
+"""What the tools are made of, without starting them."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
+
+from rawkd_mm import utils
+
+
+def test_resume_auto_prefers_the_work_dir_to_load_from(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path), load_from='imagenet.pth', resume=False))
+    assert utils.set_resume(cfg, 'auto').startswith('Nothing to resume')
+    assert (cfg.resume, cfg.load_from) == (False, 'imagenet.pth')
+    (tmp_path / 'iter_2.pth').touch()
+    (tmp_path / 'last_checkpoint').write_text('/gone/iter_2.pth')
+    utils.set_resume(cfg, 'auto')
+    assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / 'iter_2.pth'))
+    (tmp_path / 'iter_2.pth').unlink()
+    with pytest.raises(utils.UsageError, match=r"names '/gone/iter_2.pth', which does not exist"):
+        utils.set_resume(cfg, 'auto')
+
+
+def test_resume_path(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path)))
+    url = 'https://example.org/iter_2.pth'
+    utils.set_resume(cfg, url)
+    assert (cfg.resume, cfg.load_from) == (True, url)
+    with pytest.raises(utils.UsageError, match='--resume nowhere.pth: no such file.*--resume auto'):
+        utils.set_resume(cfg, 'nowhere.pth')
+
+
+def test_auto_scale_lr_needs_a_base(tmp_path):
+    with pytest.raises(utils.UsageError, match='auto_scale_lr=None'):
+        utils.set_auto_scale_lr(Config(dict()))
+    cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16)))
+    utils.set_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr.enable
+
+
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+def test_amp(device, monkeypatch):
+    monkeypatch.setattr('rawkd_mm.utils.amp.get_device', lambda: device)
+    name = dict(cpu='Bf16OptimWrapper', cuda='AmpOptimWrapper')[device]
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))))
+    assert utils.set_amp(cfg, False) == []
+    notes = utils.set_amp(cfg, True)
+    assert cfg.optim_wrapper.type == name
+    assert cfg.optim_wrapper.get('loss_scale') == dict(cpu=None, cuda='dynamic')[device]
+    assert len(notes) == dict(cpu=1, cuda=0)[device]
+    (note,) = utils.set_amp(cfg, True)
+    assert note.startswith('--amp changes nothing')
+    cfg.optim_wrapper.type = 'MyWrapper'
+    with pytest.raises(utils.UsageError, match="optim_wrapper.type is 'MyWrapper'"):
+        utils.set_amp(cfg, True)
+
+
+def test_sync_batchnorm_keeps_its_hooks_and_parameters():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.SyncBatchNorm(4)))
+    norm, weight = model[1][0], model[1][0].weight
+    seen = []
+    norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    assert utils.replace_sync_batchnorm(model) == ['1.0']
+    assert not any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+    assert model[1][0] is norm and norm.weight is weight
+    expected = nn.BatchNorm2d(4)
+    x = torch.randn(2, 4, 5, 5)
+    torch.testing.assert_close(norm(x), expected(x))
+    assert len(seen) == 1
+    assert model[1].state_dict().keys() == {f'0.{k}' for k in expected.state_dict()}
+    assert utils.replace_sync_batchnorm(model) == []
+
+
+def test_sync_batchnorm_on_one_process_and_in_training():
+    """A copy, as EMA makes one, is still BN."""
+    model = nn.Sequential(nn.SyncBatchNorm(4))
+    utils.replace_sync_batchnorm(model)
+    x = torch.randn(2, 4, 5, 5, requires_grad=True)
+    copy.deepcopy(model)(x).sum().backward()
+    assert x.grad is not None
+
+
+DISTILLATION = dict(
+    default_scope='mmseg',
+    model=dict(
+        type='FrozenTeacherDistill',
+        architecture=dict(cfg_path='mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'),
+        teacher=dict(
+            cfg_path='mmseg::pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py', pretrained=True
+        ),
+        teacher_ckpt='teacher.pth',
+        distiller=dict(type='FeatureDistiller'),
+    ),
+    custom_hooks=[
+        dict(type='FeatureGeometryHook'),
+        dict(type='mmrazor.StopDistillHook', stop_epoch=1),
+        dict(type='EMAHook'),
+    ],
+)
+
+
+def test_student_config():
+    cfg = Config(copy.deepcopy(DISTILLATION))
+    assert utils.is_distillation(cfg)
+    student = utils.student_config(cfg)
+    assert not utils.is_distillation(student)
+    assert student.model.type == 'EncoderDecoder'
+    assert student.model.backbone.depth == 18
+    assert student.model.data_preprocessor.size == (512, 1024)
+    assert [hook['type'] for hook in student.custom_hooks] == ['EMAHook']
+    assert MODELS.build(student.model).decode_head.channels == 128
+    # the data_preprocessor of the training goes before the student's own
+    cfg.data_preprocessor = dict(type='SegDataPreProcessor', size=(64, 64))
+    assert utils.student_config(cfg).model.data_preprocessor.size == (64, 64)
+    plain = Config(dict(model=dict(type='EncoderDecoder')))
+    assert utils.student_config(plain).to_dict() == plain.to_dict()
+
+
+def test_inline_models():
+    cfg = utils.inline_models(Config(copy.deepcopy(DISTILLATION)))
+    assert cfg.model.architecture.backbone.depth == 18
+    assert cfg.model.architecture.pretrained == 'open-mmlab://resnet18_v1c'
+    teacher = cfg.model.teacher
+    assert teacher.backbone.depth == 101
+    # its checkpoint has all weights
+    assert teacher.pretrained is None
+    assert 'init_cfg' not in teacher
+    assert (teacher._scope_, teacher.data_preprocessor.size) == ('mmseg', (512, 1024))
+
+
+def test_resolve_model_errors(tmp_path):
+    with pytest.raises(utils.UsageError, match="cfg_path='nowhere.py'"):
+        utils.resolve_model(dict(cfg_path='nowhere.py'))
+    with pytest.raises(utils.UsageError, match=r"comes with \['backbone'\]"):
+        utils.resolve_model(dict(cfg_path='nowhere.py', backbone=dict()))
+    (tmp_path / 'empty.py').write_text('a = 1')
+    with pytest.raises(utils.UsageError, match='has no model'):
+        utils.resolve_model(dict(cfg_path=str(tmp_path / 'empty.py')))
+
+
+def test_make_paths_relative():
+    cfg = Config(dict(a=dict(b=['/home/me/project/x/../data', 'data', 3]), c=('/elsewhere/file',)))
+    changed, left = utils.make_paths_relative(cfg, ['/home/me/project'])
+    assert (changed, left) == ({'a.b.0': 'data'}, {'c.0': '/elsewhere/file'})
+    assert cfg.to_dict() == dict(a=dict(b=['data', 'data', 3]), c=('/elsewhere/file',))

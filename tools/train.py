@@ -1,0 +1,66 @@
+#!/usr/bin/env python
+"""Train a model: a student alone or with its teacher, segmentor or detector, on GPUs or the CPU."""
+
+import sys
+
+from _common import add_run_options, make_parser, parse_args
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='auto|PATH',
+        help="go on from a checkpoint: from PATH, or ('auto', or nothing) from the work dir's last",
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='mixed precision: float16 on GPUs, bfloat16 on the CPU'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help="scale the learning rate with the total batch size, from the config's "
+        'auto_scale_lr.base_batch_size',
+    )
+    add_run_options(parser)
+    args = parse_args(parser)
+
+    # Takes seconds, which --help and a wrong argument need not wait for. It has to come before the
+    # config is read: it makes `mmseg::` bases work.
+    from rawkd_mm.utils import (
+        AverageLossesHook,
+        UsageError,
+        build_runner,
+        leave_processes,
+        load_config,
+        set_amp,
+        set_auto_scale_lr,
+        set_resume,
+        set_work_dir,
+    )
+
+    notes = []
+    try:
+        cfg = load_config(args.config, args.cfg_options)
+        cfg.launcher = args.launcher
+        set_work_dir(cfg, args.work_dir)
+        notes += set_amp(cfg, args.amp)
+        if args.auto_scale_lr:
+            set_auto_scale_lr(cfg)
+        if args.resume:
+            notes.append(set_resume(cfg, args.resume))
+    except UsageError as error:
+        sys.exit(f'train.py: error: {error}')
+
+    runner = build_runner(cfg)
+    runner.register_hook(AverageLossesHook(), priority='HIGHEST')
+    for note in notes:
+        runner.logger.info(note)
+    runner.train()
+    leave_processes()
+
+
+if __name__ == '__main__':
+    main()
