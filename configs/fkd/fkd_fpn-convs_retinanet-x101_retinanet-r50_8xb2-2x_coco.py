@@ -1,0 +1,40 @@
+_base_ = '../_base_/pairs/retinanet-x101_retinanet-r50_coco.py'
+
+# MMRazor's loss and connectors. Its weights are those for two-stage detectors; these are the ones that
+# the authors of FKD published for one-stage detectors.
+# assumption: all five maps, which MMRazor, whose only config is a two-stage one, leaves open
+model = dict(
+    distiller=dict(
+        loss=dict(
+            type='FBKDLoss',
+            mask_l2_weight=4e-4,
+            channel_weight=2e-2,
+            spatial_weight=2e-2,
+            nonloacl_weight=4e-4,
+        ),
+        dry_run_shape=(3, 256, 256),  # the pooling of the last level needs more than one pixel
+        pairs=[
+            dict(
+                student=f'neck.fpn_convs.{i}.conv',
+                teacher=f'neck.fpn_convs.{i}.conv',
+                student_connector=dict(
+                    type='FBKDStudentConnector',
+                    in_channels='auto',
+                    reduction=reduction,
+                    mode='dot_product',
+                    sub_sample=True,
+                    maxpool_stride=stride,
+                ),
+                teacher_connector=dict(
+                    type='FBKDTeacherConnector',
+                    in_channels='auto',
+                    reduction=reduction,
+                    mode='dot_product',
+                    sub_sample=True,
+                    maxpool_stride=stride,
+                ),
+            )
+            for i, (reduction, stride) in enumerate([(4, 8), (4, 4), (2, 2), (2, 2), (2, 2)])
+        ],
+    ),
+)

@@ -1,0 +1,2 @@
+# MMDetection's own config: 24 epochs, SGD, 2 images on each of 8 GPUs.
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_2x_coco.py', '../_base_/custom_imports.py']
