@@ -10,6 +10,7 @@ from mmrazor.models import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
 from torch import Tensor, nn
 
+from ..distillers import FeatureDistiller
 from ..registry import register_model
 from .frozen_teacher import FrozenTeacher, build_model, build_teacher
 
@@ -150,7 +151,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         distiller.set_deliveries_override(True)
         with distiller.student_recorders, distiller.deliveries:
             losses = self._student_losses(batch_inputs, data_samples)
-        losses.update(add_prefix(distiller.compute_distill_losses(), 'distill'))
+        # MMRazor's own distillers take none
+        given = (data_samples,) if isinstance(distiller, FeatureDistiller) else ()
+        losses.update(add_prefix(distiller.compute_distill_losses(*given), 'distill'))
         # The graph keeps what backward needs; the rest need not wait for the next iteration.
         for manager in (distiller.teacher_recorders, distiller.student_recorders):
             for recorder in manager.recorders.values():
