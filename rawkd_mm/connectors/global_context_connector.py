@@ -1,15 +1,14 @@
 """The global context block of FGD."""
 
 import torch
-from mmengine.model import kaiming_init
-from mmrazor.models import BaseConnector
+from mmengine.model import BaseModule, kaiming_init
 from torch import Tensor, nn
 
 from ..registry import register_model
 
 
 @register_model
-class GlobalContextConnector(BaseConnector):
+class GlobalContextConnector(BaseModule):
     r"""Gives a feature and what its global context makes of it, for :class:`FGDLoss`.
 
     The second is (FGD, arXiv 2111.11837, after GCNet, arXiv 1904.11492)
@@ -45,7 +44,7 @@ class GlobalContextConnector(BaseConnector):
         for parameter in self.transform[-1].parameters():
             nn.init.zeros_(parameter)
 
-    def forward_train(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
         """Compute R(F).
 
         Args:

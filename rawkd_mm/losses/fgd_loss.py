@@ -1,6 +1,5 @@
 """FGD: focal and global knowledge distillation for detectors."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..registry import register_model
+from .feature_losses import check_weight
 
 
 class FGDTerms(NamedTuple):
@@ -81,6 +81,7 @@ def box_masks(
     columns = torch.arange(width, device=boxes[0].device)
     masks = []
     for corners, (image_height, image_width) in zip(boxes, image_sizes):
+        corners = corners.to(dtype)
         # one factor: for a stride that is a power of 2 it is exact, and so are the edges
         left, right = (corners[:, i] * (width / image_width) for i in (0, 2))
         top, bottom = (corners[:, i] * (height / image_height) for i in (1, 3))
@@ -88,7 +89,7 @@ def box_masks(
         in_rows = (rows >= top[:, None]) & (rows <= bottom[:, None])
         in_columns = (columns >= left[:, None]) & (columns <= right[:, None])
         covered = in_rows[:, :, None] & in_columns[:, None, :]
-        share = 1 / ((bottom + 1 - top) * (right + 1 - left)).to(dtype)
+        share = 1 / ((bottom + 1 - top) * (right + 1 - left))
         weights = torch.where(covered, share[:, None, None], 0)
         # an image without boxes has nothing to take the maximum of
         masks.append(weights.amax(0) if len(weights) else weights.new_zeros(map_size))
@@ -153,8 +154,8 @@ class FGDLoss(nn.Module):
     ...     pairs=[dict(student='neck[0]', teacher='neck[0]')])
 
     Args:
-        alpha (float): Weight of the foreground. Defaults to 1e-3, as all weights the paper's for
-            one-stage detectors.
+        alpha (float): Weight of the foreground. Defaults to 1e-3; all defaults are those of the
+            reference code, meant for one-stage detectors (its RetinaNet config has gamma 5e-4).
         beta (float): Weight of the background. Defaults to 5e-4.
         gamma (float): Weight of the attention. Defaults to 1e-3.
         lambda_ (float): Weight of the global context. Defaults to 5e-6.
@@ -174,16 +175,14 @@ class FGDLoss(nn.Module):
         temperature: float = 0.5,
     ) -> None:
         super().__init__()
-        given = dict(
-            alpha=alpha, beta=beta, gamma=gamma, lambda_=lambda_, temperature=temperature
+        self.weights = FGDTerms(
+            check_weight('alpha', alpha),
+            check_weight('beta', beta),
+            check_weight('gamma', gamma),
+            check_weight('lambda_', lambda_),
         )
-        for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f'{name} must be a number, got {value!r}')
-            if not (math.isfinite(value) and value >= 0) or (name == 'temperature' and value == 0):
-                wanted = 'positive' if name == 'temperature' else 'not negative'
-                raise ValueError(f'{name} must be finite and {wanted}, got {value}')
-        self.weights = FGDTerms(alpha, beta, gamma, lambda_)
+        if check_weight('temperature', temperature) == 0:
+            raise ValueError(f'temperature must be positive, got {temperature}')
         self.temperature = temperature
 
     def terms(
@@ -208,7 +207,9 @@ class FGDLoss(nn.Module):
                 f'FGDLoss needs a data sample for each of the {len(student)} images of the '
                 f'features, got {len(data_samples)}'
             )
-        dtype = torch.promote_types(torch.float32, torch.promote_types(student.dtype, teacher.dtype))
+        dtype = torch.promote_types(
+            torch.float32, torch.promote_types(student.dtype, teacher.dtype)
+        )
         student, student_context, teacher, teacher_context = (
             x.to(dtype) for x in (student, student_context, teacher, teacher_context)
         )
