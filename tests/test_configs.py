@@ -1,7 +1,5 @@
-"""The zoo below configs/: what every config says, and that each of them trains at full size."""
+"""The segmentation zoo: what every config says, and that each of them trains at full size."""
 
-import copy
-import re
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -12,26 +10,30 @@ import pytest
 import torch
 import yaml
 from helpers import build, samples
-from mmengine.config import Config
 from mmengine.config import utils as config_utils
-from mmengine.hub.hub import _get_cfg_metainfo
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
-from mmengine.utils import get_installed_path
 from mmseg import datasets
-
-from rawkd_mm.utils import (
-    inline_models,
-    is_distillation,
-    load_config,
-    make_paths_relative,
-    replace_sync_batchnorm,
-    resolve_model,
-    student_config,
+from zoo import (
+    CONFIGS,
+    ROOT,
+    buildable,
+    check_self_contained,
+    check_step,
+    entries,
+    published,
+    read,
+    read_theirs,
+    table_rows,
+    teacher_model,
+    without,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / 'configs'
+from rawkd_mm.utils import (
+    is_distillation,
+    replace_sync_batchnorm,
+    student_config,
+)
 
 # dataset: its class, the number of its classes, the size of the crops
 DATASETS_OF_THE_ZOO = {
@@ -133,30 +135,10 @@ def metafiles_read_once():
         yield
 
 
-@cache
-def _read(name):
-    return load_config(str(CONFIGS / name))
-
-
-def read(name):
-    return copy.deepcopy(_read(name))
-
-
-@cache
-def _teacher(path):
-    return resolve_model(dict(cfg_path=path, pretrained=False))
-
-
 def student_and_dataset(name):
     if name in DISTILLATIONS:
         return DISTILLATIONS[name][3:]
     return STUDENTS.get(name) or ('upernet-swin-b', OWN_TEACHERS[name])
-
-
-def published(name):
-    """What MMSegmentation's metafiles say about a config of its own."""
-    package = get_installed_path(config_utils.MODULE2PACKAGE['mmseg'])
-    return _get_cfg_metainfo(package, name)
 
 
 def published_miou(name):
@@ -166,58 +148,33 @@ def published_miou(name):
         return '-'
 
 
-def without(config, *keys):
-    """The config without the entries of these names, at any depth."""
-    if isinstance(config, dict):
-        return {k: without(v, *keys) for k, v in config.items() if k not in keys}
-    if isinstance(config, (list, tuple)):
-        return type(config)(without(item, *keys) for item in config)
-    return config
-
-
-def entries(config, key):
-    """All entries of this name, at any depth."""
-    if isinstance(config, dict):
-        found = [config[key]] if key in config else []
-        return found + [e for value in config.values() for e in entries(value, key)]
-    if isinstance(config, (list, tuple)):
-        return [e for item in config for e in entries(item, key)]
-    return []
-
-
 # The folders
 
 
 def test_zoo_is_complete():
     there = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob('*.py')}
     there = {name for name in there if not name.startswith(('_base_/', 'quickstart/'))}
-    assert there == set(ALL)
+    # for COCO see test_configs_coco.py
+    assert {name for name in there if not name.endswith('_coco.py')} == set(ALL)
     assert (len(STUDENTS), len(OWN_TEACHERS), len(DISTILLATIONS)) == (9, 2, 58)
 
 
 @pytest.mark.parametrize('folder', FOLDERS)
 def test_readme_has_a_row_for_every_config(folder):
-    text = (CONFIGS / folder / 'README.md').read_text()
-    table = {
-        link: row
-        for row in text.splitlines()
-        if row.startswith('|')
-        for link in re.findall(r'\[config\]\((.*?)\)', row)
-    }
-    assert {f'{folder}/{link}' for link in table} == {n for n in ALL if n.startswith(f'{folder}/')}
+    table = {name: row for name, row in table_rows(folder).items() if not name.endswith('_coco.py')}
+    assert set(table) == {name for name in ALL if name.startswith(f'{folder}/')}
     titles = {'cityscapes': 'Cityscapes', 'voc12aug': 'VOC 2012 aug', 'ade20k': 'ADE20K'}
-    for link, row in table.items():
-        cells = [cell.strip() for cell in row.strip('|').split('|')]
-        assert titles[student_and_dataset(f'{folder}/{link}')[1]] in cells
+    for name, cells in table.items():
+        assert titles[student_and_dataset(name)[1]] in cells
         assert 'not run' in cells
-        if f'{folder}/{link}' in DISTILLATIONS:
-            _, location, _, student, dataset = DISTILLATIONS[f'{folder}/{link}']
-            teacher = read(f'{folder}/{link}').model.teacher.cfg_path
+        if name in DISTILLATIONS:
+            _, location, _, student, dataset = DISTILLATIONS[name]
+            teacher = read(name).model.teacher.cfg_path
             alone = f'{PAIRS[student][1]}_{ending(student, dataset)}'
             assert cells[0] == location
             assert cells[4] == published_miou(teacher.removeprefix('mmseg::'))
             assert cells[5] == published_miou(f'{IN_MMSEG.get(alone)}.py')
-    assert '## Assumptions' in text
+    assert '## Assumptions' in (CONFIGS / folder / 'README.md').read_text()
 
 
 @pytest.mark.parametrize('folder', FOLDERS)
@@ -225,7 +182,7 @@ def test_metafile_describes_every_config(folder):
     metafile = yaml.safe_load((CONFIGS / folder / 'metafile.yml').read_text())
     (collection,) = metafile['Collections']
     assert (ROOT / collection['README']).is_file()
-    models = metafile['Models']
+    models = [m for m in metafile['Models'] if not m['Config'].endswith('_coco.py')]
     expected = [name for name in ALL if name.startswith(f'{folder}/')]
     assert sorted(model['Config'] for model in models) == sorted(f'configs/{n}' for n in expected)
     for model in models:
@@ -260,7 +217,7 @@ def test_method_location_and_models_are_those_of_the_name(name):
     assert pair == dict(student=SOURCES[location], teacher=SOURCES[location])
     for config, expected in (
         (model.architecture, PAIRS[student][2]),
-        (_teacher(model.teacher.cfg_path), TEACHERS[teacher]),
+        (teacher_model(model.teacher.cfg_path), TEACHERS[teacher]),
     ):
         backbone = config['backbone']
         size = [backbone[k] for k in ('depth', 'widen_factor', 'embed_dims') if k in backbone]
@@ -291,7 +248,7 @@ def test_classes_and_crops_are_those_of_the_dataset(name):
     assert cfg.data_preprocessor['size'] == size
     models = [cfg.model]
     if is_distillation(cfg):
-        models = [cfg.model.architecture, _teacher(cfg.model.teacher.cfg_path)]
+        models = [cfg.model.architecture, teacher_model(cfg.model.teacher.cfg_path)]
     for model in models:
         assert entries(model, 'num_classes') == [classes, classes]  # decode and auxiliary head
         assert model['data_preprocessor']['size'] == size
@@ -345,7 +302,7 @@ def test_teachers_have_weights(name):
 
 @pytest.mark.parametrize('name', IN_MMSEG)
 def test_students_are_those_of_mmseg(name):
-    theirs = load_config(f'{package_configs()}/{IN_MMSEG[name]}.py')
+    theirs = read_theirs(f'{IN_MMSEG[name]}.py')
     ours = read(f'students/{name}.py')
     assert without(ours.model, '_scope_', 'init_cfg') == without(theirs.model, 'init_cfg')
     files = [Path(urlparse(c).path).name for c in entries(ours.model, 'checkpoint')]
@@ -360,33 +317,14 @@ def test_students_are_those_of_mmseg(name):
     assert without(ours.train_dataloader, *ignored) == without(theirs.train_dataloader, *ignored)
 
 
-def package_configs():
-    return Path(get_installed_path(config_utils.MODULE2PACKAGE['mmseg'])) / '.mim' / 'configs'
-
-
 @pytest.mark.parametrize('dataset', ['cityscapes', 'voc12aug'])
 def test_own_teachers_are_mmseg_teachers_on_another_dataset(dataset):
-    theirs = load_config(
-        f'{package_configs()}/swin/{OWN_TEACHER}_{ending("upernet-swin-t", "ade20k")}.py'
-    )
+    theirs = read_theirs(f'swin/{OWN_TEACHER}_{ending("upernet-swin-t", "ade20k")}.py')
     ours = read(f'teachers/{OWN_TEACHER}_{ending("upernet-swin-t", dataset)}.py')
     different = ('_scope_', 'init_cfg', 'num_classes', 'size')
     assert without(ours.model, *different) == without(theirs.model, *different)
     files = [Path(urlparse(c).path).name for c in entries(ours.model, 'checkpoint')]
     assert files == [Path(urlparse(c).path).name for c in entries(theirs.model, 'checkpoint')]
-
-
-def check_self_contained(name):
-    """As tools/dump_config.py writes it: see test_tools/test_dump_config.py for the tool itself."""
-    cfg = inline_models(read(name))
-    changed, left = make_paths_relative(cfg, [str(ROOT)])
-    text = cfg.pretty_text
-    assert not changed and not left
-    assert '_base_ =' not in text and 'cfg_path' not in text and 'mmseg::' not in text
-    assert str(ROOT) not in text
-    again = Config.fromstring(text, '.py')
-    assert again.to_dict() == cfg.to_dict()
-    assert again.custom_imports['imports'] == ['rawkd_mm']
 
 
 @pytest.mark.parametrize('name', SAMPLE[-2:])
@@ -403,26 +341,12 @@ def test_every_config_becomes_one_file(name):
 # That it trains: 2 to 7 seconds a config. The slow tests of this file take 4 minutes on 2 busy cores.
 
 
-def forget_pretrained(config):
-    """Remove the weights that a model begins with, in place."""
-    if isinstance(config, dict):
-        if isinstance(config.get('pretrained'), str):
-            config['pretrained'] = None
-        if (config.get('init_cfg') or {}).get('type') == 'Pretrained':
-            del config['init_cfg']
-        for value in config.values():
-            forget_pretrained(value)
-
-
 def check_one_iteration(name, size=64):
     """Build the models at full size and train for one iteration on two small crops."""
-    cfg = inline_models(read(name))
+    cfg = buildable(name)
     for preprocessor in (cfg.data_preprocessor, *entries(cfg.model, 'data_preprocessor')):
         preprocessor['size'] = (size, size)
-    forget_pretrained(cfg.model)
     cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as the Runner does
-    if is_distillation(cfg):
-        cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
     torch.manual_seed(0)
     init_default_scope('mmseg')
     model = build(cfg.model)
@@ -435,24 +359,8 @@ def check_one_iteration(name, size=64):
 
     batch = model.data_preprocessor(batch, training=True)
     assert batch['inputs'].shape == (2, 3, size, size)
-    losses = model(**batch, mode='loss')
-    student = model.architecture if is_distillation(cfg) else model
-    backbone = dict(student.backbone.named_parameters())
-    if is_distillation(cfg):
-        distilled = {key: value for key, value in losses.items() if key.startswith('distill.')}
-        (loss,) = distilled.values()
-        assert loss.isfinite() and loss > 0
-        # what it alone sends to the student
-        first = next(iter(backbone.values()))
-        (gradient,) = torch.autograd.grad(loss, first, retain_graph=True)
-        assert gradient.isfinite().all() and gradient.abs().max() > 0
-    before = {key: value.detach().clone() for key, value in backbone.items()}
-    total, log = model.parse_losses(losses)
-    assert total.isfinite()
-    assert not is_distillation(cfg) or set(distilled) <= set(log)
-    optim_wrapper.update_params(total)
-    assert any(not torch.equal(before[key], value) for key, value in backbone.items())
-    assert all(value.isfinite().all() for value in model.parameters())
+    losses = check_step(cfg, model, optim_wrapper, batch)
+    assert len([k for k in losses if k.startswith('distill.')]) == int(is_distillation(cfg))
 
 
 @pytest.mark.parametrize('name', SAMPLE)

@@ -2,7 +2,9 @@ _base_ = '../_base_/pairs/retinanet-x101_retinanet-r50_coco.py'
 
 # MMRazor's loss and connectors. Its weights are those for two-stage detectors; these are the ones that
 # the authors of FKD published for one-stage detectors.
-# assumption: all five maps, which MMRazor, whose only config is a two-stage one, leaves open
+# The connectors pool by 2 and, once more, by maxpool_stride: together 8, 4, 2, 2, 2 as in the
+# released code. MMRazor's own config, with a maxpool_stride of 8, 4, 2, 2, pools twice as much.
+# assumption: all five maps; MMRazor's only config is a two-stage one
 model = dict(
     distiller=dict(
         loss=dict(
@@ -33,7 +35,7 @@ model = dict(
                     maxpool_stride=stride,
                 ),
             )
-            for i, (reduction, stride) in enumerate([(4, 8), (4, 4), (2, 2), (2, 2), (2, 2)])
+            for i, (reduction, stride) in enumerate([(4, 4), (4, 2), (2, 1), (2, 1), (2, 1)])
         ],
     ),
 )

@@ -12,6 +12,8 @@ model = dict(
     teacher_ckpt='https://download.openmmlab.com/mmdetection/v2.0/dcn/cascade_mask_rcnn_x101_32x4d_fpn_dconv_c3-c5_1x_coco/cascade_mask_rcnn_x101_32x4d_fpn_dconv_c3-c5_1x_coco-e75f90c8.pth',
     distiller=dict(
         type='FeatureDistiller',
+        # deformable convolutions run on maps of 3x3 or more, here of stride 32
+        dry_run_shape=(3, 128, 128),
         # all maps of the neck; their losses are summed
         pairs=[dict(student=f'neck[{i}]', teacher=f'neck[{i}]') for i in range(5)],
     ),

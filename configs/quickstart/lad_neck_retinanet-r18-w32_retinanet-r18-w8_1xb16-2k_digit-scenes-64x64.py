@@ -1,0 +1,21 @@
+_base_ = './retinanet_r18-w8_1xb16-2k_digit-scenes-64x64.py'
+
+model = dict(
+    _delete_=True,
+    type='FrozenTeacherDistill',
+    architecture=_base_.model,
+    teacher=dict(
+        cfg_path='{{ fileDirname }}/retinanet_r18-w32_1xb16-2k_digit-scenes-64x64.py',
+        pretrained=False,
+    ),
+    # where `python tools/train.py` of the teacher's config leaves it
+    teacher_ckpt='work_dirs/retinanet_r18-w32_1xb16-2k_digit-scenes-64x64/iter_2000.pth',
+    distiller=dict(
+        type='FeatureDistiller',
+        # the paper's weight on COCO
+        loss=dict(type='LADLoss', loss_weight=3.0),
+        # all maps of the neck; their losses are summed
+        pairs=[dict(student=f'neck[{i}]', teacher=f'neck[{i}]') for i in range(3)],
+    ),
+)
+custom_hooks = [dict(type='FeatureGeometryHook', interval=50)]
