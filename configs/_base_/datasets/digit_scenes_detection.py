@@ -11,6 +11,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale_factor=1.0, keep_ratio=True),  # the detector asks for a scale_factor
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
         type='PackDetInputs',
