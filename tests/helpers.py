@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import get_state_dict
-from mmengine.structures import BaseDataElement, InstanceData, PixelData
+from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
@@ -290,16 +290,6 @@ def samples(n=2, size=32, seed=0, classes=CLASSES):
         labels = torch.randint(0, classes, (1, size, size), generator=generator)
         sample.gt_sem_seg = PixelData(data=labels)
         result.append(sample)
-    return result
-
-
-def fgd_samples(boxes, shapes, padded, **meta):
-    """Data samples with boxes, of images of ``shapes`` in a batch of the ``padded`` size."""
-    result = []
-    for given, shape in zip(boxes, shapes):
-        info = dict(dict(img_shape=shape, pad_shape=shape, batch_input_shape=padded), **meta)
-        instances = InstanceData(bboxes=torch.tensor(given).reshape(-1, 4))
-        result.append(BaseDataElement(metainfo=info, gt_instances=instances))
     return result
 
 
