@@ -43,7 +43,7 @@ class Training:
         settings: What two trainings must have in common to be the same, as JSON: a folder that
             holds one with others is refused.
         options: ``key=value`` entries for --cfg-options.
-        about: What else is written into the result.
+        about: What else is written into training.json and result.json.
         flags: Further arguments of train.py.
         by_epoch: Whether the config counts in epochs.
         gpus: Processes; with more than one they are started by dist_train.sh.
@@ -66,8 +66,12 @@ class Training:
         return self.folder / 'result.json'
 
     @property
-    def settings_file(self) -> Path:
-        return self.folder / 'settings.json'
+    def description_file(self) -> Path:
+        return self.folder / 'training.json'
+
+    @property
+    def description(self) -> dict:
+        return dict(about=self.about, settings=self.settings)
 
     @property
     def log(self) -> Path:
@@ -116,7 +120,7 @@ def find_result(training: Training) -> dict | None:
     """Give the result of a training that is finished.
 
     Returns:
-        dict | None: settings, about, metrics (of the last validation), iters, seconds, resumed and
+        dict | None: about, settings, metrics (of the last validation), iters, seconds, resumed and
         checkpoint; None if the training is still to be done, or to be gone on with.
 
     Raises:
@@ -126,9 +130,18 @@ def find_result(training: Training) -> dict | None:
         result = json.loads(training.result_file.read_text())
         _check_settings(training, result['settings'])
         return result
-    if training.settings_file.is_file() and (training.folder / 'last_checkpoint').is_file():
-        _check_settings(training, json.loads(training.settings_file.read_text()))
+    if training.description_file.is_file() and (training.folder / 'last_checkpoint').is_file():
+        _check_settings(training, json.loads(training.description_file.read_text())['settings'])
     return _collect(training)
+
+
+def read_about(work_dir: Path) -> Iterator[tuple[Path, dict]]:
+    """Yield folder and ``about`` of the trainings of a work dir, also of those that still run."""
+    for folder in sorted(path for path in work_dir.iterdir() if path.is_dir()):
+        for name in ('result.json', 'training.json'):
+            if (folder / name).is_file():
+                yield folder, json.loads((folder / name).read_text())['about']
+                break
 
 
 def _check_settings(training: Training, stored: dict) -> None:
@@ -156,8 +169,7 @@ def _collect(training: Training, seconds: float | None = None, resumed: bool = F
     pointer = training.folder / 'last_checkpoint'
     checkpoint = Path(pointer.read_text().strip()).name if pointer.is_file() else None
     result = dict(
-        settings=training.settings,
-        about=training.about,
+        **training.description,
         metrics=metrics,
         iters=iterations(training),
         seconds=logged_seconds(training.folder) if seconds is None else seconds,
@@ -315,7 +327,7 @@ class Trainings:
                 self._progress.remove_task(task)
 
     def _train(self, training: Training, task: int, lock: int) -> dict:
-        write_text(training.settings_file, json.dumps(training.settings, indent=2))
+        write_text(training.description_file, json.dumps(training.description, indent=2))
         _forget_unvalidated(training)
         before = logged_seconds(training.folder)
         resumed = (training.folder / 'last_checkpoint').is_file()

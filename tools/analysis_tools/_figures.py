@@ -1,0 +1,66 @@
+"""What the figures of a sweep have in common."""
+
+import argparse
+from pathlib import Path
+
+# --method of weight_sweep.py -> what a legend calls it, and how it is drawn.
+METHODS = {
+    'naive': ('Naive', dict(color='#d55e00', marker='o')),
+    'md': ('MD', dict(color='#0072b2', marker='s')),
+    'lad': ('LAD', dict(color='#009e73', marker='^')),
+    'cad': ('CAD', dict(color='#cc79a7', marker='D')),
+    'pad': ('PAD', dict(color='#e69f00', marker='v')),
+    'nfd': ('NFD', dict(color='#56b4e9', marker='X')),
+}
+
+
+class FigureError(Exception):
+    """The figure cannot be drawn; the message says why."""
+
+
+def make_parser(description: str, what: str, metavar: str) -> argparse.ArgumentParser:
+    """Give a parser with the arguments that every figure takes."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('sources', type=Path, nargs='+', metavar=metavar, help=what)
+    parser.add_argument(
+        '-o',
+        '--out',
+        required=True,
+        metavar='PREFIX',
+        help='writes PREFIX.png and PREFIX.svg, in a folder that is made if need be',
+    )
+    parser.add_argument(
+        '--titles',
+        nargs='+',
+        metavar='TITLE',
+        help="the columns' titles, from left to right, instead of names of folders",
+    )
+    return parser
+
+
+def choose_titles(given: list | None, names: list) -> list:
+    """Give a title for each column.
+
+    Raises:
+        FigureError: If there is not one for each.
+    """
+    if given is not None and len(given) != len(names):
+        raise FigureError(
+            f'--titles has {len(given)} titles, the figure {len(names)} columns: {names}'
+        )
+    return given or names
+
+
+def save(figure, prefix: str) -> None:
+    """Write a figure as PNG and SVG; the same data give the same files."""
+    import matplotlib
+
+    Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+    # words stay words in the SVG, to be searched and read
+    with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'rawkd_mm'}):
+        for suffix, metadata in (('png', {}), ('svg', {'Date': None})):
+            path = f'{prefix}.{suffix}'
+            figure.savefig(path, dpi=150, metadata=metadata)
+            print(path)
