@@ -1,6 +1,7 @@
 """What the figures of a sweep have in common."""
 
 import argparse
+import textwrap
 from pathlib import Path
 
 # --method of weight_sweep.py -> what a legend calls it, and how it is drawn.
@@ -51,6 +52,31 @@ def choose_titles(given: list | None, names: list) -> list:
             f'--titles has {len(given)} titles, the figure {len(names)} columns: {names}'
         )
     return given or names
+
+
+def make_title(title: str, seeds: list[int]) -> str:
+    """Give a column's title, broken into lines, and what its points or lines are.
+
+    Args:
+        title (str): The title.
+        seeds (list[int]): Over how many seeds each of them is averaged.
+    """
+    number = f'{min(seeds)} to {max(seeds)}' if min(seeds) != max(seeds) else str(max(seeds))
+    note = 'one seed' if max(seeds) == 1 else f'mean ± standard deviation, {number} seeds'
+    return '\n'.join([*textwrap.wrap(title, 44), note])
+
+
+def add_legend(axis, handles: list, below: float) -> None:
+    """Put the legend under the axis, where it hides nothing; ``below`` is its distance in inches."""
+    _, height = axis.figure.get_size_inches() * axis.get_position().size
+    axis.legend(
+        handles=handles,
+        loc='upper center',
+        bbox_to_anchor=(0.5, -below / height),
+        ncols=3,
+        fontsize=9,
+        frameon=False,
+    )
 
 
 def save(figure, prefix: str) -> None:

@@ -10,7 +10,6 @@ deviations. m does not depend on the weight and is drawn once, as the mean of al
 
 import statistics
 import sys
-import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,15 +17,23 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _figures import METHODS, FigureError, choose_titles, make_parser, save
+from _figures import METHODS, FigureError, add_legend, choose_titles, make_parser, make_title, save
 from _trainings import read_about, read_scalars
 
 PREFIX = 'geometry/'
-# rows of the figure -> what they show
+
+
+class Row(NamedTuple):
+    """A row of the figure: the value of its lines, by the hook's name, and the axis' label."""
+
+    line: str
+    label: str
+
+
 ROWS = {
-    'mn_over_N': 'mn/N',
-    'norms': 'norm of a feature: m, n',
-    'cos_theta': 'cosine of the angle',
+    'mn_over_N': Row('mn_over_N', 'mn/N'),
+    'norms': Row('n', 'norm: n (solid), m (dashed)'),
+    'cos_theta': Row('cos_theta', 'cos θ'),
 }
 
 
@@ -63,48 +70,42 @@ def read_columns(folders: Iterable[Path], methods: list[str]) -> list[Column]:
     """Read work dirs.
 
     Raises:
-        FigureError: If a folder does not exist, or nothing in it logged the geometry of one of the
-            methods.
+        FigureError: If a folder does not exist or has no training of one of the methods, or nothing
+            logged the geometry.
     """
     columns = []
     for folder in folders:
         if not folder.is_dir():
             raise FigureError(f'{str(folder)!r} is not a folder; give the work dir of a sweep')
-        found = _read_sweep(folder, methods) or _read_training(folder)
-        if not found:
-            there = [run.name for run, _ in read_about(folder)]
-            raise FigureError(
-                f'{folder}: no training of the methods {methods} has logged the geometry of its '
-                f'features; the trainings there are {there}. To log it, a config needs '
-                "custom_hooks = [dict(type='FeatureGeometryHook', interval=50)]; for other methods "
-                'there is --methods'
-            )
-        columns += found
+        name = folder.resolve().name
+        runs = defaultdict(lambda: defaultdict(list))  # method -> weight -> folders
+        for run, about in read_about(folder):
+            runs[about.get('method')][about.get('weight')].append(run)
+        if not runs:  # of one training
+            columns += _split(name, {'n (student)': [read_geometry(folder)]}, folder)
+            continue
+        for method in methods:
+            if method not in runs:
+                raise FigureError(
+                    f'{folder} has no training of method {method!r}, only of {sorted(runs, key=str)}; '
+                    'choose with --methods'
+                )
+            geometry = {
+                f'w = {weight:g}': [read_geometry(run) for run in runs[method][weight]]
+                for weight in sorted(runs[method])
+            }
+            columns += _split(f'{name}, {METHODS[method][0]}', geometry, folder)
     return columns
 
 
-def _read_sweep(folder: Path, methods: list[str]) -> list[Column]:
-    runs = defaultdict(lambda: defaultdict(list))  # method -> weight -> folders
-    for run, about in read_about(folder):
-        if about.get('method') in methods:
-            runs[about['method']][about['weight']].append(run)
-    columns = []
-    for method in methods:
-        geometry = {
-            f'w = {weight:g}': [read_geometry(run) for run in runs[method][weight]]
-            for weight in sorted(runs[method])
-        }
-        columns += _split(f'{folder.resolve().name}, {METHODS[method][0]}', geometry)
-    return columns
-
-
-def _read_training(folder: Path) -> list[Column]:
-    return _split(folder.resolve().name, {'': [read_geometry(folder)]})
-
-
-def _split(name: str, geometry: dict[str, list[dict]]) -> list[Column]:
+def _split(name: str, geometry: dict[str, list[dict]], folder: Path) -> list[Column]:
     """Give a column for each pair of features."""
     pairs = list(dict.fromkeys(p for runs in geometry.values() for run in runs for p in run))
+    if not pairs:
+        raise FigureError(
+            f'{folder}: no training of {name!r} has logged the geometry of its features. To log it, a '
+            "config needs custom_hooks = [dict(type='FeatureGeometryHook', interval=50)]"
+        )
     columns = []
     for pair in pairs:
         lines = {
@@ -145,39 +146,45 @@ def draw(columns: list[Column], titles: list[str], rows: list[str], smooth: int)
     """Draw a column for each of the columns; gives the figure."""
     import matplotlib.pyplot as plt
 
-    size = (4.6 * len(columns), 2.6 * len(rows) + 0.9)
-    figure, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, sharex='col')
+    figure, axes = plt.subplots(
+        len(rows),
+        len(columns),
+        figsize=(4.6 * len(columns), 2.4 * len(rows) + 1.2),
+        squeeze=False,
+        sharex='col',
+        layout='constrained',
+    )
     for i, (column, title) in enumerate(zip(columns, titles)):
         colors = plt.get_cmap('viridis')(
             [0.9 * k / max(1, len(column.lines) - 1) for k in range(len(column.lines))]
         )
         for row, axis in zip(rows, axes[:, i]):
+            lines = []
             for (label, runs), color in zip(column.lines.items(), colors):
-                value = 'n' if row == 'norms' else row
-                label = f'n, {label}'.rstrip(', ') if row == 'norms' else label
-                curve = average([run[value] for run in runs], smooth)
-                _line(axis, curve, color=color, label=label)
+                curve = average([run[ROWS[row].line] for run in runs], smooth)
+                lines.append(_line(axis, curve, color=color, label=label))
             if row == 'norms':
                 every = [run['m'] for runs in column.lines.values() for run in runs]
                 curve = average(every, smooth)._replace(std=None)
-                _line(axis, curve, color='0.2', linestyle='--', label='m (teacher)')
-            axis.set_ylabel(ROWS[row])
+                lines.append(_line(axis, curve, color='0.2', linestyle='--', label='m (teacher)'))
+                handles = lines
+            axis.set_ylabel(ROWS[row].label)
             axis.grid(alpha=0.3)
-            if any(label for label in column.lines) or row == 'norms':
-                axis.legend(fontsize=8)
-        axes[0, i].set_title('\n'.join(textwrap.wrap(title, 44)), fontsize=9)
+        seeds = [len(runs) for runs in column.lines.values()]
+        axes[0, i].set_title(make_title(title, seeds), fontsize=9)
         note = f' (moving mean of {smooth} records)' if smooth > 1 else ''
         axes[-1, i].set_xlabel(f'iteration{note}')
-    figure.tight_layout()
+        add_legend(axes[-1, i], handles, below=0.55)
     return figure
 
 
-def _line(axis, curve: Curve, **style) -> None:
-    axis.plot(curve.steps, curve.mean, linewidth=1.3, **style)
+def _line(axis, curve: Curve, **style):
+    (line,) = axis.plot(curve.steps, curve.mean, linewidth=1.3, **style)
     if curve.std is not None:
         low = [mean - std for mean, std in zip(curve.mean, curve.std)]
         high = [mean + std for mean, std in zip(curve.mean, curve.std)]
         axis.fill_between(curve.steps, low, high, color=style['color'], alpha=0.15, linewidth=0)
+    return line
 
 
 def main() -> None:

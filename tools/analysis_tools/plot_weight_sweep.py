@@ -10,12 +10,11 @@ import csv
 import math
 import statistics
 import sys
-import textwrap
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from _figures import METHODS, FigureError, choose_titles, make_parser, save
+from _figures import METHODS, FigureError, add_legend, choose_titles, make_parser, make_title, save
 
 NEEDED = ('pair', 'method', 'weight', 'seed', 'metric', 'value', 'iters')
 
@@ -134,7 +133,9 @@ def draw(panels: dict[str, Panel], titles: list[str]):
     """Draw panels side by side; gives the figure."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.0), squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.6 * len(panels), 4.2), squeeze=False, layout='constrained'
+    )
     for axis, panel, title in zip(axes[0], panels.values(), titles):
         student = panel.student
         axis.axhline(student.mean, color='0.4', linestyle='--', label='student alone')
@@ -158,20 +159,12 @@ def draw(panels: dict[str, Panel], titles: list[str]):
         axis.minorticks_off()
         axis.set_xlabel('weight w of the loss (log scale)')
         axis.set_ylabel(f'{panel.metric} on val (%)' if panel.metric == 'mIoU' else panel.metric)
-        axis.set_title('\n'.join(textwrap.wrap(title, 44)) + f'\n{_seeds(panel)}', fontsize=9)
+        counts = [p.seeds for points in panel.methods.values() for p in points.values()]
+        axis.set_title(make_title(title, [student.seeds, *counts]), fontsize=9)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=9)
-    figure.tight_layout()
+        handles, _ = axis.get_legend_handles_labels()
+        add_legend(axis, handles, below=0.55)
     return figure
-
-
-def _seeds(panel: Panel) -> str:
-    counts = [panel.student.seeds]
-    counts += [p.seeds for points in panel.methods.values() for p in points.values()]
-    if max(counts) == 1:
-        return 'one seed'
-    number = str(min(counts)) if min(counts) == max(counts) else f'{min(counts)} to {max(counts)}'
-    return f'mean ± standard deviation, {number} seeds'
 
 
 def main() -> None:
