@@ -18,6 +18,7 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 import rawkd_mm  # noqa: F401 (registers)
+from rawkd_mm.utils import leave_processes
 
 # Models as small as these run fastest in one thread.
 torch.set_num_threads(1)
@@ -439,7 +440,7 @@ def main(folder):
     torch.distributed.init_process_group('gloo')
     found = dict(stopped=_stop_in_two_processes(folder), geometry=_geometry_of_two(folder, rank))
     torch.save(found, Path(folder) / f'rank{rank}.pth')
-    torch.distributed.destroy_process_group()
+    leave_processes()
 
 
 _DISTRIBUTED = dict(
@@ -460,7 +461,9 @@ def _bn(config):
 
 
 def _stop_in_two_processes(folder):
-    algorithm = distill(pair(), pair('backbone[3]'), student=_bn(pspnet()))
+    mask = dict(type='MGDConnector', student_channels='auto', teacher_channels='auto')
+    masked = pair('backbone[2]', loss=dict(type='MGDLoss'), student_connector=mask)
+    algorithm = distill(pair(), pair('backbone[3]'), masked, student=_bn(pspnet()))
     runs = count_runs(algorithm.teacher)
     before = copy.deepcopy(algorithm.student.state_dict())
     runner = run(

@@ -17,9 +17,8 @@ from .. import functional
 from ..registry import MODELS, register_model
 from .feature_recorder import FeatureRecorder, FeatureSource
 
+# The other keys of a pair are those that the distiller may give for all pairs.
 _OWN_KEYS = ('student', 'teacher', 'align', 'name')
-# What a pair has of its own or shares the config of with all pairs.
-_SHARED_KEYS = ('loss', 'student_connector', 'teacher_connector')
 
 # Arguments of connectors and losses in which 'auto' is the number of channels.
 _CHANNEL_ARGUMENTS = (
@@ -102,7 +101,7 @@ def _complete(i: int, pair: dict, shared: dict[str, dict | None]) -> dict:
             f"pairs[{i}] must be a dict such as dict(student='decode_head.bottleneck', "
             f"teacher='decode_head.bottleneck'), got {pair!r}"
         )
-    unknown = sorted(set(pair) - {*_OWN_KEYS, *_SHARED_KEYS})
+    unknown = sorted(set(pair) - {*_OWN_KEYS, *shared})
     missing = [key for key in ('student', 'teacher') if key not in pair]
     if unknown or missing:
         raise ValueError(
@@ -349,7 +348,9 @@ class FeatureDistiller(ConfigurableDistiller):
         distill_losses: dict[str, dict] | None = None,
         **kwargs: Any,
     ) -> None:
-        shared = dict(zip(_SHARED_KEYS, (loss, student_connector, teacher_connector)))
+        shared = dict(
+            loss=loss, student_connector=student_connector, teacher_connector=teacher_connector
+        )
         parsed = _parse_pairs(pairs, shared)
         if not parsed and not distill_losses:
             raise ValueError(
