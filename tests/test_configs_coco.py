@@ -1,5 +1,6 @@
 """The COCO zoo: what every config says, and that each of them trains at full size."""
 
+import copy
 import json
 from functools import cache
 from itertools import product
@@ -11,9 +12,9 @@ import pytest
 import torch
 import yaml
 from mmengine.config import utils as config_utils
+from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.structures import InstanceData
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmrazor.registry import MODELS as RAZOR_MODELS
 from zoo import (
     CONFIGS,
@@ -30,6 +31,7 @@ from zoo import (
     without,
 )
 
+from rawkd_mm.datasets.digit_scenes_generator import CLASSES, DigitScenesOptions, generate
 from rawkd_mm.utils import is_distillation, resolve_model, student_config
 
 # student: its teacher, what its config and mmdet's are called, its type, its learning rate
@@ -314,35 +316,37 @@ def test_every_config_becomes_one_file(name):
 # That it trains
 
 
-def detection_batch(model, size, masks):
-    """Two images of different sizes with boxes, padded to one, as mmdet's pipeline gives them."""
-    from mmdet.structures import DetDataSample
-    from mmdet.structures.bbox import HorizontalBoxes
-    from mmdet.structures.mask import BitmapMasks
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+    """DigitScenes with boxes and masks, as COCO json."""
+    root = tmp_path_factory.mktemp('digits')
+    generate(root, DigitScenesOptions(train=2, val=1, size=(96, 96), min_digits=2))
+    return root
 
-    images, samples = [], []
-    for height, width in ((size, size), (size, size * 3 // 4)):
-        images.append(torch.randint(0, 256, (3, height, width), dtype=torch.uint8))
-        boxes = torch.tensor([[0.1, 0.2, 0.6, 0.7], [0.3, 0.3, 0.9, 0.9]])
-        boxes = boxes * torch.tensor([width, height, width, height])
-        instances = InstanceData(bboxes=HorizontalBoxes(boxes), labels=torch.tensor([3, 40]))
-        if masks:
-            bitmaps = torch.zeros(2, height, width, dtype=torch.uint8)
-            for bitmap, (left, top, right, bottom) in zip(bitmaps, boxes.int()):
-                bitmap[top:bottom, left:right] = 1
-            instances.masks = BitmapMasks(bitmaps.numpy(), height, width)
-        sample = DetDataSample(metainfo=dict(img_shape=(height, width), ori_shape=(height, width)))
-        sample.gt_instances = instances
-        sample.ignored_instances = InstanceData(
-            bboxes=HorizontalBoxes(torch.zeros(0, 4)), labels=torch.zeros(0).long()
+
+def batch_of(cfg, model, root, sizes):
+    """One image of each size with what belongs to it, by the config's own data set and pipeline."""
+    samples = []
+    for i, size in enumerate(sizes):
+        dataset = copy.deepcopy(cfg.train_dataloader.dataset)
+        dataset.update(
+            data_root=str(root),
+            ann_file='coco/train.json',
+            data_prefix=dict(img='images/train'),
+            metainfo=dict(classes=CLASSES[1:]),
         )
-        samples.append(sample)
-    batch = model.data_preprocessor(dict(inputs=images, data_samples=samples), training=True)
-    assert batch['inputs'].shape == (2, 3, size, size)
+        (resize,) = (step for step in dataset.pipeline if step.type == 'Resize')
+        resize.scale = (size, size)
+        samples.append(DATASETS.build(dataset)[i])
+    batch = model.data_preprocessor(pseudo_collate(samples), training=True)
+    given = batch['data_samples']
+    assert batch['inputs'].shape == (len(sizes), 3, max(sizes), max(sizes))
+    assert [sample.img_shape for sample in given] == [(size, size) for size in sizes]
+    assert all(len(sample.gt_instances.bboxes) for sample in given)
     return batch
 
 
-def check_one_iteration(name, folder):
+def check_one_iteration(name, digits, folder):
     """Build the models at full size and train for one iteration on two small images."""
     cfg = buildable(name)
     student = student_of(name)
@@ -365,7 +369,9 @@ def check_one_iteration(name, folder):
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     # the smallest map, of stride 128 or 64, shall have more than one pixel
     size = 256 if is_one_stage(student) else 128
-    batch = detection_batch(model, size, masks=student == 'mask-rcnn-r50')
+    batch = batch_of(cfg, model, digits, (size, size * 3 // 4))
+    has_masks = ['masks' in sample.gt_instances for sample in batch['data_samples']]
+    assert has_masks == 2 * [student == 'mask-rcnn-r50'], 'the teacher must do without'
     losses = check_step(cfg, model, optim_wrapper, batch)
     distilled = [key for key in losses if key.startswith('distill.')]
     if is_distillation(cfg):
@@ -385,11 +391,11 @@ def check_one_iteration(name, folder):
 
 
 @pytest.mark.parametrize('name', SAMPLE)
-def test_config_trains(name, tmp_path):
-    check_one_iteration(name, tmp_path)
+def test_config_trains(name, digits, tmp_path):
+    check_one_iteration(name, digits, tmp_path)
 
 
 @pytest.mark.slow
 @all_configs
-def test_every_config_trains(name, tmp_path):
-    check_one_iteration(name, tmp_path)
+def test_every_config_trains(name, digits, tmp_path):
+    check_one_iteration(name, digits, tmp_path)
