@@ -1,5 +1,6 @@
 """A small project folder with data and configs, in which the tools are started."""
 
+import importlib.util
 import json
 import os
 import re
@@ -139,10 +140,15 @@ class Project:
 
     def run_mmseg(self, tool, *args, **kwargs) -> str:
         """Start one of mmseg's own tools, in an environment that has rawkd_mm."""
-        import mmseg
+        return self._run_of('mmseg', tool, *args, **kwargs)
 
-        tool = Path(mmseg.__file__).parent / '.mim' / 'tools' / tool
-        return self.run(tool, *args, PYTHONPATH=str(ROOT), **kwargs)
+    def run_mmdet(self, tool, *args, **kwargs) -> str:
+        """Start one of mmdet's."""
+        return self._run_of('mmdet', tool, *args, **kwargs)
+
+    def _run_of(self, package, tool, *args, **kwargs) -> str:
+        folder = Path(importlib.util.find_spec(package).origin).parent / '.mim' / 'tools'
+        return self.run(folder / tool, *args, PYTHONPATH=str(ROOT), **kwargs)
 
     def losses(self, work_dir) -> list:
         """The total loss of each iteration, as logged."""
