@@ -14,8 +14,8 @@ from rawkd_mm.datasets.digit_scenes_generator import DigitScenesOptions, generat
 from rawkd_mm.utils import load_config
 
 QUICKSTART = ROOT / 'configs/quickstart'
-STUDENT = 'retinanet_r18-w8_1xb16-2k_digit-scenes-64x64.py'
-TEACHER = 'retinanet_r18-w32_1xb16-2k_digit-scenes-64x64.py'
+STUDENT = 'retinanet_r18-w8_1xb16-3k_digit-scenes-64x64.py'
+TEACHER = 'retinanet_r18-w32_1xb16-3k_digit-scenes-64x64.py'
 ITERATIONS = 60
 
 # The student learns eight images by heart: a few iterations give more than a few detections.

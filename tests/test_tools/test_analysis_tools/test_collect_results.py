@@ -70,7 +70,7 @@ def work_dirs(tmp_path_factory):
         epochs=12,
         **{'train_cfg.max_epochs': 12},
     )
-    digits = 'quickstart/retinanet_r18-w8_1xb16-2k_digit-scenes-64x64'
+    digits = 'quickstart/retinanet_r18-w8_1xb16-3k_digit-scenes-64x64'
     leave(root / 'digits', digits, (30.0, 1.0, 1.0, 1.0))
     leave(
         root / 'subset',

@@ -1,15 +1,15 @@
-_base_ = './retinanet_r18-w8_1xb16-2k_digit-scenes-64x64.py'
+_base_ = './retinanet_r18-w8_1xb16-3k_digit-scenes-64x64.py'
 
 model = dict(
     _delete_=True,
     type='FrozenTeacherDistill',
     architecture=_base_.model,
     teacher=dict(
-        cfg_path='{{ fileDirname }}/retinanet_r18-w32_1xb16-2k_digit-scenes-64x64.py',
+        cfg_path='{{ fileDirname }}/retinanet_r18-w32_1xb16-3k_digit-scenes-64x64.py',
         pretrained=False,
     ),
     # where `python tools/train.py` of the teacher's config leaves it
-    teacher_ckpt='work_dirs/retinanet_r18-w32_1xb16-2k_digit-scenes-64x64/iter_2000.pth',
+    teacher_ckpt='work_dirs/retinanet_r18-w32_1xb16-3k_digit-scenes-64x64/iter_3000.pth',
     distiller=dict(
         type='FeatureDistiller',
         # the paper's weight on COCO

@@ -1,5 +1,5 @@
 # The teacher: four times as wide as the student.
-_base_ = './retinanet_r18-w8_1xb16-2k_digit-scenes-64x64.py'
+_base_ = './retinanet_r18-w8_1xb16-3k_digit-scenes-64x64.py'
 
 model = dict(
     backbone=dict(stem_channels=32, base_channels=32),

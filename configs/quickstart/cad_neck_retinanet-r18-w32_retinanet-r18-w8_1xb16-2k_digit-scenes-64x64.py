@@ -1,3 +1,0 @@
-_base_ = './lad_neck_retinanet-r18-w32_retinanet-r18-w8_1xb16-2k_digit-scenes-64x64.py'
-
-model = dict(distiller=dict(loss=dict(type='CADLoss', loss_weight=3.0)))

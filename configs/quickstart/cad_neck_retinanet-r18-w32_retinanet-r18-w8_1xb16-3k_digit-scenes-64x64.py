@@ -1,0 +1,3 @@
+_base_ = './lad_neck_retinanet-r18-w32_retinanet-r18-w8_1xb16-3k_digit-scenes-64x64.py'
+
+model = dict(distiller=dict(loss=dict(type='CADLoss', loss_weight=3.0)))
