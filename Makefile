@@ -18,13 +18,16 @@ exit 1
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format env-demo env-test clean
+.PHONY: help demo demo-det test test-all lint format env-demo env-test clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 demo: env-demo  ## train a teacher, a student alone, with LAD and with CAD; print the table (DEMO_ARGS=...)
 	$(BIN)/python tools/demo.py $(DEMO_ARGS)
+
+demo-det: env-test  ## the same with detectors; compiles the ops of mmcv once
+	$(BIN)/python tools/demo.py --task det $(DEMO_ARGS)
 
 test: env-test  ## run the tests (PYTEST_ARGS=...)
 	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)

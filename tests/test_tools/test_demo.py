@@ -14,7 +14,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def demo(folder, *args):
+def demo(folder, *args, **environment):
     command = [sys.executable, ROOT / 'tools/demo.py', '--work-dir', folder / 'demo']
     command += ['--data-root', folder / 'data', '--iters', 4, '--train', 32, '--val', 8, *args]
     return subprocess.run(
@@ -22,7 +22,7 @@ def demo(folder, *args):
         capture_output=True,
         text=True,
         cwd=folder,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        env={**os.environ, 'OMP_NUM_THREADS': '1', **environment},
     )
 
 
@@ -89,3 +89,35 @@ def test_what_cannot_be_done_is_said(folder, args, message):
     process = demo(folder, *args)
     assert process.returncode != 0
     assert message in process.stderr + process.stdout
+
+
+def test_detection_needs_compiled_operators(tmp_path):
+    (tmp_path / 'mmcv').mkdir()
+    (tmp_path / 'mmcv/__init__.py').touch()
+    process = demo(tmp_path, '--task', 'det', PYTHONPATH=str(tmp_path))
+    assert process.returncode == 2
+    assert '--task det needs MMDetection and MMCV with its compiled operators' in process.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('mmdet')
+def test_detection(tmp_path):
+    process = demo(tmp_path, '--task', 'det')
+    assert process.returncode == 0, process.stderr + process.stdout
+    results = json.loads((tmp_path / 'demo/results.json').read_text())
+    assert list(results) == ['teacher', 'student', 'LAD', 'CAD']
+    for method, runs in results.items():
+        (log,) = (tmp_path / f'demo/{method.lower()}-seed0').glob('*/vis_data/scalars.json')
+        entries = [json.loads(line) for line in log.read_text().splitlines()]
+        validations = [e['coco/bbox_mAP'] for e in entries if 'coco/bbox_mAP' in e]
+        assert len(validations) == 4
+        assert runs['0']['AP'] == 100 * validations[-1]
+        pairs = {key.split('/')[1] for e in entries for key in e if key.endswith('/cos_theta')}
+        assert len(pairs) == (3 if method in ('LAD', 'CAD') else 0)
+    header, _, *rows = (tmp_path / 'demo/table.md').read_text().splitlines()
+    assert header.startswith('| | AP |')
+    assert len(rows) == 4 and all(row in process.stdout for row in rows)
+    for name in ('predictions.png', 'curves.png'):
+        picture = np.asarray(Image.open(tmp_path / 'demo' / name).convert('RGB'))
+        assert min(picture.shape[:2]) > 300
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50

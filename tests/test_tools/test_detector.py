@@ -109,7 +109,7 @@ def read_detections(project, file):
 def test_detections_are_dumped(project, detections):
     metrics, found = detections
     assert sorted(found) == list(range(1, 9))
-    assert sum(len(image['scores']) for image in found.values()) > 20
+    assert all(len(image['scores']) for image in found.values())
     boxes = torch.cat([image['bboxes'] for image in found.values()])
     assert boxes.min() >= 0 and boxes.max() <= 64
     (validation,) = [e for e in project.scalars('runs/detector') if 'coco/bbox_mAP' in e]
