@@ -301,7 +301,7 @@ def draw_predictions(args: argparse.Namespace, results: dict, path: Path, count:
                 box = plt.Rectangle((left, top), right - left, bottom - top, fill=False, ec=colour)
                 axis.add_patch(box)
                 label = dict(boxstyle='square,pad=0.1', fc=colour, lw=0)
-                axis.text(left, top, name, fontsize=6, va='bottom', bbox=label, clip_on=True)
+                axis.text(left, top, name, fontsize=6, va='top', bbox=label, clip_on=True)
             axis.set_axis_off()
         axes[0][column].set_title(title, fontsize=9)
     figure.tight_layout(pad=0.3)
