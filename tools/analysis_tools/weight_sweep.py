@@ -222,8 +222,9 @@ def make_trainings(args) -> list:
             if weight is not None:
                 loss = 'model.distiller.loss'
                 options += [f'{loss}._delete_=True'] if has_loss else []
-                options += [f'{loss}.type={LOSSES[args.method]}', f'{loss}.loss_weight={weight:g}']
-                name = f'{args.method}-w{weight:g}-seed{seed}'
+                text = number(weight)
+                options += [f'{loss}.type={LOSSES[args.method]}', f'{loss}.loss_weight={text}']
+                name = f'{args.method}-w{text}-seed{seed}'
             cfg = load_config(args.config, parse_options(options))
             by_epoch = 'max_epochs' in cfg.train_cfg
             cfg = student_config(cfg) if alone else inline_models(cfg)
@@ -252,6 +253,12 @@ def make_trainings(args) -> list:
                 )
             )
     return trainings
+
+
+def number(weight: float) -> str:
+    """Give a weight as short as it can be written: 10, 0.3."""
+    short = f'{weight:g}'
+    return short if float(short) == weight else repr(weight)
 
 
 def flatten(value, key: str = '') -> dict:
@@ -295,7 +302,7 @@ def write_csv(args) -> Path:
                 dict(
                     pair=args.work_dir.resolve().name,
                     method=about['method'],
-                    weight='' if about['weight'] is None else f'{about["weight"]:g}',
+                    weight='' if about['weight'] is None else number(about['weight']),
                     seed=about['seed'],
                     metric=args.metric,
                     value=f'{metrics[args.metric]:.6g}',  # float32 in the log

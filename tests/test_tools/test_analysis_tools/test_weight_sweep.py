@@ -303,6 +303,22 @@ def test_seconds_are_summed_over_the_sessions(tmp_path):
     assert logged_seconds(tmp_path) == pytest.approx(125)
 
 
+def test_weights_keep_their_digits():
+    from weight_sweep import number
+
+    assert [number(w) for w in (10.0, 0.3, 1000.0, 0.12345678)] == [
+        '10',
+        '0.3',
+        '1000',
+        '0.12345678',
+    ]
+
+
+def test_train_alone_needs_a_distillation(sweep):
+    code, _, err = sweep('student.py', '--student-alone', tool='train')
+    assert code == 1 and "--student-alone: 'student.py' has no teacher to leave out" in err
+
+
 def test_gpus_are_shared():
     from weight_sweep import TrainingError, share_gpus
 
