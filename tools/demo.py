@@ -23,9 +23,9 @@ from _trainings import Training, TrainingError, Trainings, curve, make_progress
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'quickstart'
-TEACHER = 'pspnet_r18-w16_1xb16-3k_digit-scenes-48x48.py'
-STUDENT = 'pspnet_r18-w4_1xb16-3k_digit-scenes-48x48.py'
-DISTILL = '{}_bottleneck_pspnet-r18-w16_pspnet-r18-w4_1xb16-3k_digit-scenes-48x48.py'
+TEACHER = 'pspnet_r18-w12_1xb16-4k_digit-scenes-48x48.py'
+STUDENT = 'pspnet_r18-w4_1xb16-4k_digit-scenes-48x48.py'
+DISTILL = '{}_bottleneck_pspnet-r18-w12_pspnet-r18-w4_1xb16-4k_digit-scenes-48x48.py'
 METHODS = {
     'teacher': TEACHER,
     'student': STUDENT,
@@ -102,7 +102,7 @@ def options(run: Run, args: argparse.Namespace, iters: int, teacher: Path | None
     for loader in ('train', 'val', 'test'):
         result[f'{loader}_dataloader.dataset.data_root'] = args.data_root
     if args.iters is not None:
-        result['train_cfg.max_iters'] = result['param_scheduler.0.end'] = iters
+        result['train_cfg.max_iters'] = result['param_scheduler.0.total_steps'] = iters
         result['train_cfg.val_interval'] = max(1, iters // 4)
         result['default_hooks.checkpoint.interval'] = max(1, iters // 4)
         result['default_hooks.logger.interval'] = max(1, min(50, iters // 4))
@@ -262,7 +262,7 @@ def main() -> None:
     iters = (
         args.iters
         or Config.fromfile(
-            CONFIGS.parent / '_base_/schedules/digit_scenes_3k.py'
+            CONFIGS.parent / '_base_/schedules/digit_scenes_4k.py'
         ).train_cfg.max_iters
     )
     print(f'Training in {args.work_dir}; the whole log of a training is <folder>/train.log')
