@@ -47,6 +47,9 @@ LOSSES = {
 COLUMNS = (
     'pair', 'method', 'weight', 'seed', 'metric', 'value', 'iters', 'seconds', 'config', 'work_dir',
 )  # fmt: skip
+# What a distiller, or a pair, has beside the loss of all pairs where it is made for one method.
+EXTRAS = ('student_connector', 'teacher_connector', 'distill_losses', 'loss_forward_mappings')
+PAIR_EXTRAS = ('loss', 'student_connector', 'teacher_connector')
 # What the sweep itself sets, and the argument that says so.
 OWN_KEYS = {
     'randomness.seed': '--seeds',
@@ -159,13 +162,14 @@ def check(cfg, args) -> None:
                 f'{args.config} has no FeatureDistiller with pairs, into which --method '
                 f'{args.method} could put its loss. For a student alone there is --method student'
             )
-        own = [i for i, pair in enumerate(distiller.pairs) if 'loss' in pair]
-        other = [key for key in ('distill_losses', 'loss_forward_mappings') if distiller.get(key)]
-        if own or other:
+        # what belongs to another method, and would still be there
+        extra = [key for key in EXTRAS if distiller.get(key)]
+        for i, pair in enumerate(distiller.pairs):
+            extra += [f'pairs[{i}].{key}' for key in PAIR_EXTRAS if key in pair]
+        if extra:
             raise TrainingError(
-                f'{args.config} distils by more than model.distiller.loss, which --method replaces: '
-                f'pairs {own} have a loss of their own, and the distiller has {other}. Write a '
-                'config without these'
+                f'{args.config}: --method replaces model.distiller.loss, but its distiller has '
+                f'{extra} too, which belong to another method. Take a config without these'
             )
         teacher = cfg.model.get('teacher_ckpt')
         if not args.print and teacher and '://' not in teacher and not Path(teacher).is_file():

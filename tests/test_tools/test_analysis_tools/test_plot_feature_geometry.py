@@ -11,7 +11,7 @@ TOOL = 'plot_feature_geometry'
 
 
 @pytest.fixture
-def tool(interrupted):
+def tool():
     import plot_feature_geometry
 
     return plot_feature_geometry

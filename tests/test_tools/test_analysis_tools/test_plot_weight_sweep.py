@@ -27,7 +27,7 @@ def write(path, rows, header=HEADER):
 
 
 @pytest.fixture
-def tool(interrupted):
+def tool():
     import plot_weight_sweep
 
     return plot_weight_sweep

@@ -241,13 +241,19 @@ def test_training_that_runs_elsewhere_is_left_alone(sweep):
     assert not (folder / 'train.log').exists()
 
 
-def test_pairs_with_a_loss_of_their_own_are_refused(sweep):
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        ("bottleneck')]", "bottleneck', loss=dict(type='CADLoss'))]", "['pairs[0].loss']"),
+        ('pairs=[', 'student_connector=dict(type=1), pairs=[', "['student_connector']"),
+    ],
+)
+def test_what_belongs_to_another_method_is_refused(sweep, old, new, message):
     text = (sweep.folder / 'sweep.py').read_text()
-    own = text.replace("teacher='decode_head.bottleneck')", "teacher='decode_head.bottleneck', "
-                       "loss=dict(type='CADLoss'))")  # fmt: skip
-    (sweep.folder / 'own_loss.py').write_text(own)
-    code, _, err = sweep('own_loss.py', '--method', 'naive', '--weights', 1)
-    assert code == 1 and 'pairs [0] have a loss of their own' in err
+    assert text.count(old) == 1
+    (sweep.folder / 'extra.py').write_text(text.replace(old, new))
+    code, _, err = sweep('extra.py', '--method', 'naive', '--weights', 1)
+    assert code == 1 and message in err and 'belong to another method' in err
 
 
 @pytest.mark.parametrize(
