@@ -96,4 +96,6 @@ def interrupted(project, teacher_log):
         ended.set()
         thread.join()
     files = {str(path.relative_to(folder)) for path in folder.rglob('*')}
+    for log in folder.glob('*/*/vis_data/scalars.json'):  # as if it had taken 1000 s more
+        os.utime(log, (log.stat().st_atime, log.stat().st_mtime + 1000))
     return dict(first=first, files=files, second=sweep(*args))
