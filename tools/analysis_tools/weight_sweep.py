@@ -153,8 +153,6 @@ def check(cfg, args) -> None:
     Raises:
         TrainingError: Says why.
     """
-    from rawkd_mm.utils import is_distillation
-
     if args.method != 'student':
         distiller = cfg.get('model', {}).get('distiller') or {}
         if distiller.get('type') != 'FeatureDistiller' or not distiller.get('pairs'):
@@ -185,8 +183,6 @@ def check(cfg, args) -> None:
                 'that plot_feature_geometry.py will have nothing to draw',
                 file=sys.stderr,
             )
-    elif is_distillation(cfg) and 'architecture' not in cfg.model:
-        raise TrainingError(f'{args.config}: the distillation has no student (architecture)')
     if not cfg.get('val_evaluator'):
         raise TrainingError(f'{args.config} has no val_evaluator, so that nothing can be collected')
     logger = (cfg.get('default_hooks') or {}).get('logger') or {}
@@ -209,9 +205,9 @@ def make_trainings(args) -> list:
         student_config,
     )
 
-    # the type may be given before, with arguments of another loss
     config = load_config(args.config, parse_options(args.cfg_options) if args.cfg_options else None)
     check(config, args)
+    # its loss may have arguments that the one of --method does not know
     has_loss = 'loss' in (config.model.get('distiller') or {})
     alone = args.method == 'student' and is_distillation(config)
     teacher = None if args.method == 'student' else config.model.get('teacher_ckpt')
