@@ -47,6 +47,9 @@ LOSSES = {
 COLUMNS = (
     'pair', 'method', 'weight', 'seed', 'metric', 'value', 'iters', 'seconds', 'config', 'work_dir',
 )  # fmt: skip
+# What a distiller, or a pair, has beside the loss of all pairs where it is made for one method.
+EXTRAS = ('student_connector', 'teacher_connector', 'distill_losses', 'loss_forward_mappings')
+PAIR_EXTRAS = ('loss', 'student_connector', 'teacher_connector')
 # What the sweep itself sets, and the argument that says so.
 OWN_KEYS = {
     'randomness.seed': '--seeds',
@@ -150,8 +153,6 @@ def check(cfg, args) -> None:
     Raises:
         TrainingError: Says why.
     """
-    from rawkd_mm.utils import is_distillation
-
     if args.method != 'student':
         distiller = cfg.get('model', {}).get('distiller') or {}
         if distiller.get('type') != 'FeatureDistiller' or not distiller.get('pairs'):
@@ -159,13 +160,14 @@ def check(cfg, args) -> None:
                 f'{args.config} has no FeatureDistiller with pairs, into which --method '
                 f'{args.method} could put its loss. For a student alone there is --method student'
             )
-        own = [i for i, pair in enumerate(distiller.pairs) if 'loss' in pair]
-        other = [key for key in ('distill_losses', 'loss_forward_mappings') if distiller.get(key)]
-        if own or other:
+        # what belongs to another method, and would still be there
+        extra = [key for key in EXTRAS if distiller.get(key)]
+        for i, pair in enumerate(distiller.pairs):
+            extra += [f'pairs[{i}].{key}' for key in PAIR_EXTRAS if key in pair]
+        if extra:
             raise TrainingError(
-                f'{args.config} distils by more than model.distiller.loss, which --method replaces: '
-                f'pairs {own} have a loss of their own, and the distiller has {other}. Write a '
-                'config without these'
+                f'{args.config}: --method replaces model.distiller.loss, but its distiller has '
+                f'{extra} too, which belong to another method. Take a config without these'
             )
         teacher = cfg.model.get('teacher_ckpt')
         if not args.print and teacher and '://' not in teacher and not Path(teacher).is_file():
@@ -181,8 +183,6 @@ def check(cfg, args) -> None:
                 'that plot_feature_geometry.py will have nothing to draw',
                 file=sys.stderr,
             )
-    elif is_distillation(cfg) and 'architecture' not in cfg.model:
-        raise TrainingError(f'{args.config}: the distillation has no student (architecture)')
     if not cfg.get('val_evaluator'):
         raise TrainingError(f'{args.config} has no val_evaluator, so that nothing can be collected')
     logger = (cfg.get('default_hooks') or {}).get('logger') or {}
@@ -205,9 +205,9 @@ def make_trainings(args) -> list:
         student_config,
     )
 
-    # the type may be given before, with arguments of another loss
     config = load_config(args.config, parse_options(args.cfg_options) if args.cfg_options else None)
     check(config, args)
+    # its loss may have arguments that the one of --method does not know
     has_loss = 'loss' in (config.model.get('distiller') or {})
     alone = args.method == 'student' and is_distillation(config)
     teacher = None if args.method == 'student' else config.model.get('teacher_ckpt')
@@ -222,8 +222,9 @@ def make_trainings(args) -> list:
             if weight is not None:
                 loss = 'model.distiller.loss'
                 options += [f'{loss}._delete_=True'] if has_loss else []
-                options += [f'{loss}.type={LOSSES[args.method]}', f'{loss}.loss_weight={weight:g}']
-                name = f'{args.method}-w{weight:g}-seed{seed}'
+                text = number(weight)
+                options += [f'{loss}.type={LOSSES[args.method]}', f'{loss}.loss_weight={text}']
+                name = f'{args.method}-w{text}-seed{seed}'
             cfg = load_config(args.config, parse_options(options))
             by_epoch = 'max_epochs' in cfg.train_cfg
             cfg = student_config(cfg) if alone else inline_models(cfg)
@@ -252,6 +253,12 @@ def make_trainings(args) -> list:
                 )
             )
     return trainings
+
+
+def number(weight: float) -> str:
+    """Give a weight as short as it can be written: 10, 0.3."""
+    short = f'{weight:g}'
+    return short if float(short) == weight else repr(weight)
 
 
 def flatten(value, key: str = '') -> dict:
@@ -295,7 +302,7 @@ def write_csv(args) -> Path:
                 dict(
                     pair=args.work_dir.resolve().name,
                     method=about['method'],
-                    weight='' if about['weight'] is None else f'{about["weight"]:g}',
+                    weight='' if about['weight'] is None else number(about['weight']),
                     seed=about['seed'],
                     metric=args.metric,
                     value=f'{metrics[args.metric]:.6g}',  # float32 in the log
