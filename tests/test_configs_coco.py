@@ -261,7 +261,7 @@ def test_teacher_and_its_weights(name):
 
 def pooling(connector):
     """By how much keys and values of the non-local block of a connector are pooled in all."""
-    module = RAZOR_MODELS.build({**connector, 'in_channels': 8})
+    module = RAZOR_MODELS.build({'_scope_': 'mmrazor', **connector, 'in_channels': 8})
     (block,) = (m for n, m in module.named_children() if n.endswith('_non_local'))
     values = block.g(torch.zeros(1, 8, 64, 64))
     assert block.phi(torch.zeros(1, 8, 64, 64)).shape == values.shape
