@@ -39,6 +39,7 @@ def main() -> None:
         set_auto_scale_lr,
         set_resume,
         set_work_dir,
+        use_resumable_checkpoints,
     )
 
     notes = []
@@ -50,7 +51,8 @@ def main() -> None:
         if args.auto_scale_lr:
             set_auto_scale_lr(cfg)
         if args.resume:
-            notes.append(set_resume(cfg, args.resume))
+            notes += set_resume(cfg, args.resume)
+        notes += use_resumable_checkpoints(cfg)
     except UsageError as error:
         sys.exit(f'train.py: error: {error}')
 
@@ -58,8 +60,13 @@ def main() -> None:
     runner.register_hook(AverageLossesHook(), priority='HIGHEST')
     for note in notes:
         runner.logger.info(note)
-    runner.train()
-    leave_processes()
+    code = 0
+    try:
+        runner.train()
+    except SystemExit as stop:  # by ResumableCheckpointHook, upon SIGTERM
+        code = stop.code
+    leave_processes(code)
+    sys.exit(code)
 
 
 if __name__ == '__main__':
