@@ -18,6 +18,7 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 import rawkd_mm  # noqa: F401 (registers)
+from rawkd_mm.utils import leave_processes
 
 # Models as small as these run fastest in one thread.
 torch.set_num_threads(1)
@@ -439,7 +440,7 @@ def main(folder):
     torch.distributed.init_process_group('gloo')
     found = dict(stopped=_stop_in_two_processes(folder), geometry=_geometry_of_two(folder, rank))
     torch.save(found, Path(folder) / f'rank{rank}.pth')
-    torch.distributed.destroy_process_group()
+    leave_processes()
 
 
 _DISTRIBUTED = dict(

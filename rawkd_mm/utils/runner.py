@@ -1,5 +1,8 @@
 """MMEngine's Runner, also for several processes without a GPU."""
 
+import atexit
+import os
+import sys
 from unittest.mock import patch
 
 import torch
@@ -130,12 +133,22 @@ class _CPUProcesses:
 
 
 def leave_processes() -> None:
-    """Leave the process group, at the end of a tool.
+    """Leave the process group and, with gloo, end the process with success; a tool's last call.
 
-    A process that exits without it may be aborted by gloo's threads, and the run counts as failed.
+    A thread of gloo may still hold a tensor of the last collective when Python shuts down. It lets
+    go of it too late, and the C++ runtime aborts the process: a run that was complete counts as
+    failed. The threads cannot be waited for, as DDP keeps the group alive. So Python does what it
+    does at its end (exit functions, flushing), but does not shut down.
     """
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    if not torch.distributed.is_initialized():
+        return
+    backend = torch.distributed.get_backend()
+    torch.distributed.destroy_process_group()
+    if 'gloo' in backend:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -1,6 +1,8 @@
 """What the tools are made of, without starting them."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -146,3 +148,28 @@ def test_make_paths_relative():
     changed, left = utils.make_paths_relative(cfg, ['/home/me/project'])
     assert (changed, left) == ({'a.b.0': 'data'}, {'c.0': '/elsewhere/file'})
     assert cfg.to_dict() == dict(a=dict(b=['data', 'data', 3]), c=('/elsewhere/file',))
+
+
+_LEAVE = """
+import atexit, glob, sys
+import torch
+from torch import distributed, nn
+from rawkd_mm.utils import leave_processes
+
+atexit.register(print, 'exit function')
+leave_processes()  # nothing to leave: goes on
+distributed.init_process_group('gloo', init_method='file://' + sys.argv[1], rank=0, world_size=1)
+model = nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
+model(torch.ones(1, 2)).sum().backward()
+print('unflushed', end=' ')
+leave_processes()
+print('not reached')
+"""
+
+
+def test_leave_processes_ends_without_shutting_python_down(tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-c', _LEAVE, tmp_path / 'store'], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == 'unflushed exit function'
