@@ -194,8 +194,9 @@ class ResumableCheckpointHook(CheckpointHook):
             self.file_backend.remove(interrupted)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        with self._saving(runner):
-            super()._save_best_checkpoint(runner, metrics)
+        if self.save_best:
+            with self._saving(runner):
+                super()._save_best_checkpoint(runner, metrics)
 
     @contextmanager
     def _saving(self, runner: Runner) -> Iterator[None]:
