@@ -5,11 +5,15 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from training_processes import Training, losses, prepare_server
+from tool_project import TOOLS
+from training_processes import Training, losses, prepare_server, wait_for_iteration
 
 pytestmark = pytest.mark.faults
 
@@ -20,9 +24,9 @@ _base_ = './student.py'
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(backbone=dict(norm_eval=False), decode_head=dict(dropout_ratio=0.3))
 """
-RANDOM = """
+FAULTS = """
 _base_ = './distillation.py'
-model = dict(architecture=dict(cfg_path='{{ fileDirname }}/random_student.py'))
+model = dict(architecture=dict(cfg_path='{{ fileDirname }}/faults_student.py'))
 train_dataloader = dict(
     batch_size=2, num_workers=2, persistent_workers=True,
     dataset=dict(pipeline=[
@@ -48,14 +52,14 @@ LAST = 'iter_20.pth'
 
 @pytest.fixture(scope='module')
 def folder(project, teacher_log):
-    (project.folder / 'random_student.py').write_text(STUDENT)
-    (project.folder / 'random.py').write_text(RANDOM)
+    (project.folder / 'faults_student.py').write_text(STUDENT)
+    (project.folder / 'faults.py').write_text(FAULTS)
     prepare_server()
     return project.folder
 
 
 def train(folder, work_dir, *args, **kwargs):
-    return Training(folder, 'random.py', work_dir, *args, **kwargs)
+    return Training(folder, 'faults.py', work_dir, *args, **kwargs)
 
 
 @pytest.fixture(scope='module')
@@ -147,7 +151,7 @@ def test_killed_while_writing(folder, uninterrupted):
     assert training.wait() == [0, 0], training.log
     assert 'Nothing to resume' in training.log
     assert sorted(path.name for path in work_dir.glob('*.p*') if path.is_file()) == [
-        'iter_18.pth', LAST, 'random.py'
+        'iter_18.pth', LAST, 'faults.py'
     ]  # fmt: skip
     assert_as_if_never_interrupted(work_dir, uninterrupted)
 
@@ -187,7 +191,9 @@ def test_last_checkpoint_cut_off(folder, uninterrupted):
     os.truncate(work_dir / LAST, 10_000)
     training = train(folder, 'runs/cut_off', '--cfg-options', 'resume=True')
     assert training.wait() == [0, 0], training.log
-    assert f"Not resumed from '{work_dir / LAST}': it was cut off or is no checkpoint" in training.log
+    assert (
+        f"Not resumed from '{work_dir / LAST}': it was cut off or is no checkpoint" in training.log
+    )
     assert 'resumed epoch: 0, iter: 18' in training.log
     assert_same(whole_state(load(work_dir / LAST)), whole_state(uninterrupted))
 
@@ -209,4 +215,40 @@ def test_sigterm_to_one_process(folder, uninterrupted):
     assert training.wait() == [0, 0], training.log
     assert f'resumed epoch: 0, iter: {iteration}' in training.log
     assert {path.name for path in work_dir.glob('*.pth')} == {'iter_18.pth', LAST}
+    assert_as_if_never_interrupted(work_dir, uninterrupted)
+
+
+def start_torchrun(folder, log, *args):
+    with open(log, 'wb') as file:
+        return subprocess.Popen(
+            [TOOLS / 'dist_train.sh', 'faults.py', '2', '--work-dir', 'runs/torchrun', *args],
+            cwd=folder, stdout=file, stderr=subprocess.STDOUT,
+            env={**os.environ, 'PYTHON': sys.executable},
+        )  # fmt: skip
+
+
+def test_torchrun(folder, uninterrupted):
+    """Told to stop as Slurm tells it; then one of its processes dies, and it ends the other."""
+    work_dir, log = folder / 'runs/torchrun', folder / 'torchrun.log'
+    torchrun = start_torchrun(folder, log, '--cfg-options', 'randomness.seed=5')
+    wait_for_iteration(3, log, torchrun)
+    torchrun.terminate()  # it tells its processes, and their data workers
+    assert torchrun.wait(60) == 1
+    (iteration,) = re.findall('Stopped by SIGTERM after iteration (.*),', log.read_text())
+    assert 'DataLoader worker' not in log.read_text()
+    saved = (work_dir / 'last_checkpoint').read_text()
+    assert load(saved)['meta']['iter'] == int(iteration)
+
+    torchrun = start_torchrun(folder, log, '--resume')
+    wait_for_iteration(int(iteration) + 2, log, torchrun)
+    children = Path(f'/proc/{torchrun.pid}/task/{torchrun.pid}/children').read_text().split()
+    (rank1,) = (c for c in children if b'\0RANK=1\0' in Path(f'/proc/{c}/environ').read_bytes())
+    os.kill(int(rank1), signal.SIGKILL)
+    assert torchrun.wait(60) == 1
+    assert f'resumed epoch: 0, iter: {iteration}' in log.read_text()
+    assert re.search(rf'Signal 9 \(SIGKILL\) received by PID {rank1}', log.read_text())
+    assert not any(Path(f'/proc/{child}').exists() for child in children)
+
+    training = first_or_resumed(folder, 'runs/torchrun')
+    assert training.wait() == [0, 0], training.log
     assert_as_if_never_interrupted(work_dir, uninterrupted)

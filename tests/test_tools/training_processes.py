@@ -8,6 +8,7 @@ import resource
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -72,14 +73,11 @@ class Training:
             file.seek(self._log_start)
             return file.read().decode(errors='replace')
 
-    def wait_for_iteration(self, number: int, timeout: float = 120) -> None:
+    def wait_for_iteration(self, number: int) -> None:
         """Wait until this run has logged an iteration, or a later one."""
-        end = time.monotonic() + timeout
-        while not any(int(n) >= number for n in re.findall(r'Iter\(train\) \[ *(\d+)/', self.log)):
-            alive = all(process.is_alive() for process in self.processes)
-            assert alive, f'ended before iteration {number}:\n{self.log[-4000:]}'
-            assert time.monotonic() < end, f'not at {number} after {timeout} s:\n{self.log[-4000:]}'
-            time.sleep(0.005)
+        _wait_for_iteration(
+            number, lambda: self.log, lambda: all(p.is_alive() for p in self.processes)
+        )
 
     def wait(self, timeout: float = 120) -> list:
         """Wait until all processes have ended; gives their exit codes."""
@@ -91,6 +89,19 @@ class Training:
                     other.kill()
                 raise AssertionError(f'still alive after {timeout} s:\n{self.log[-4000:]}')
         return [process.exitcode for process in self.processes]
+
+
+def wait_for_iteration(number: int, log: Path, process: subprocess.Popen) -> None:
+    """Wait until a process has logged an iteration, or a later one."""
+    _wait_for_iteration(number, log.read_text, lambda: process.poll() is None)
+
+
+def _wait_for_iteration(number, read, is_alive, timeout=120):
+    end = time.monotonic() + timeout
+    while not any(int(n) >= number for n in re.findall(r'Iter\(train\) \[ *(\d+)/', read())):
+        assert is_alive(), f'ended before iteration {number}:\n{read()[-4000:]}'
+        assert time.monotonic() < end, f'not at {number} after {timeout} s:\n{read()[-4000:]}'
+        time.sleep(0.005)
 
 
 def _free_port() -> str:
