@@ -9,12 +9,13 @@ from .version import __version__
 
 compat.setup()
 
-from . import algorithms, datasets, distillers, hooks, losses, utils  # noqa: E402
+from . import algorithms, connectors, datasets, distillers, hooks, losses, utils  # noqa: E402
 
 __all__ = [
     '__version__',
     'algorithms',
     'compat',
+    'connectors',
     'datasets',
     'distillers',
     'hooks',

@@ -461,7 +461,9 @@ def _bn(config):
 
 
 def _stop_in_two_processes(folder):
-    algorithm = distill(pair(), pair('backbone[3]'), student=_bn(pspnet()))
+    mask = dict(type='MGDConnector', student_channels='auto', teacher_channels='auto')
+    masked = pair('backbone[2]', loss=dict(type='MGDLoss'), student_connector=mask)
+    algorithm = distill(pair(), pair('backbone[3]'), masked, student=_bn(pspnet()))
     runs = count_runs(algorithm.teacher)
     before = copy.deepcopy(algorithm.student.state_dict())
     runner = run(

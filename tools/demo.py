@@ -15,18 +15,17 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from pathlib import Path
 from typing import NamedTuple
 
+from _trainings import Training, TrainingError, Trainings, curve, make_progress
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'quickstart'
-TEACHER = 'pspnet_r18-w16_1xb16-3k_digit-scenes-48x48.py'
-STUDENT = 'pspnet_r18-w4_1xb16-3k_digit-scenes-48x48.py'
-DISTILL = '{}_bottleneck_pspnet-r18-w16_pspnet-r18-w4_1xb16-3k_digit-scenes-48x48.py'
+TEACHER = 'pspnet_r18-w12_1xb16-4k_digit-scenes-48x48.py'
+STUDENT = 'pspnet_r18-w4_1xb16-4k_digit-scenes-48x48.py'
+DISTILL = '{}_bottleneck_pspnet-r18-w12_pspnet-r18-w4_1xb16-4k_digit-scenes-48x48.py'
 METHODS = {
     'teacher': TEACHER,
     'student': STUDENT,
@@ -34,10 +33,6 @@ METHODS = {
     'CAD': DISTILL.format('cad'),
 }
 LABELS = {'teacher': 'teacher', 'student': 'student alone', 'LAD': 'LAD', 'CAD': 'CAD'}
-
-
-class DemoError(Exception):
-    """The demo cannot go on; the message says why."""
 
 
 class Run(NamedTuple):
@@ -93,26 +88,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def read_scalars(folder: Path) -> Iterator[dict]:
-    """Yield what the trainings of a folder logged, in the order of time."""
-    for path in sorted(folder.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:  # being written right now
-                continue
-
-
-def curve(folder: Path, key: str) -> dict:
-    """Give {iteration: value} of a logged value; of a resumed training the last counts."""
-    return {
-        entry['step']: entry[name]
-        for entry in read_scalars(folder)
-        for name in entry
-        if name == key or (key.startswith('/') and name.endswith(key))
-    }
-
-
 def make_data(args: argparse.Namespace) -> None:
     command = [sys.executable, ROOT / 'tools/dataset_converters/digit_scenes.py']
     command += ['--root', args.data_root, '--size', '48']
@@ -127,7 +102,7 @@ def options(run: Run, args: argparse.Namespace, iters: int, teacher: Path | None
     for loader in ('train', 'val', 'test'):
         result[f'{loader}_dataloader.dataset.data_root'] = args.data_root
     if args.iters is not None:
-        result['train_cfg.max_iters'] = result['param_scheduler.0.end'] = iters
+        result['train_cfg.max_iters'] = result['param_scheduler.0.total_steps'] = iters
         result['train_cfg.val_interval'] = max(1, iters // 4)
         result['default_hooks.checkpoint.interval'] = max(1, iters // 4)
         result['default_hooks.logger.interval'] = max(1, min(50, iters // 4))
@@ -136,85 +111,19 @@ def options(run: Run, args: argparse.Namespace, iters: int, teacher: Path | None
     return [f'{key}={value}' for key, value in result.items()]
 
 
-def train(
-    run: Run,
-    args: argparse.Namespace,
-    iters: int,
-    teacher: Path | None,
-    progress,
-    stop: threading.Event,
-) -> dict:
-    """Train, unless that is done; gives {'mIoU': percent, 'seconds': wall time, ...}."""
-    if stop.is_set():
-        raise DemoError(f'{run.name} was not started')
-    folder = args.work_dir / run.name
-    result_file = folder / 'result.json'
-    settings = dict(
-        iters=iters, train=args.train, val=args.val, data_root=str(args.data_root.resolve())
+def training(run: Run, args: argparse.Namespace, iters: int, teacher: Path | None) -> Training:
+    """Describe a training; finished ones with other iterations or data are refused."""
+    return Training(
+        label=f'{LABELS[run.method]}, seed {run.seed}',
+        config=CONFIGS / METHODS[run.method],
+        folder=args.work_dir / run.name,
+        length=iters,
+        metric='mIoU',
+        settings=dict(
+            iters=iters, train=args.train, val=args.val, data_root=str(args.data_root.resolve())
+        ),
+        options=options(run, args, iters, teacher),
     )
-    task = progress.add_task(f'{LABELS[run.method]}, seed {run.seed}', total=iters, note='')
-    if result_file.is_file():
-        result = json.loads(result_file.read_text())
-        if result['settings'] != settings:
-            raise DemoError(
-                f'{folder} holds a training with {result["settings"]}, asked for are {settings}. '
-                'Choose another --work-dir or delete the folder.'
-            )
-        progress.update(task, completed=iters, note=f'mIoU {result["mIoU"]:.2f} (done before)')
-        return result
-
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, ROOT / 'tools/train.py', CONFIGS / METHODS[run.method]]
-    command += ['--work-dir', folder]
-    resumed = (folder / 'last_checkpoint').is_file()
-    if resumed:
-        command += ['--resume', 'auto']
-    command += ['--cfg-options', *options(run, args, iters, teacher)]
-    log = folder / 'train.log'
-    threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    start = time.time()
-    with log.open('a') as file:
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={'OMP_NUM_THREADS': str(threads), **os.environ},
-        )
-        try:
-            while process.poll() is None and not stop.is_set():
-                show(folder, progress, task)
-                time.sleep(1)
-        finally:
-            process.terminate()
-            process.wait()
-    if process.returncode:
-        tail = '\n'.join(log.read_text().splitlines()[-15:])
-        raise DemoError(f'the training of {run.name} failed; the end of {log}:\n{tail}')
-    metrics = curve(folder, 'mIoU')
-    result = dict(
-        settings=settings,
-        mIoU=metrics[max(metrics)],
-        # with start-up and validation; of a resumed training only what came after
-        seconds=time.time() - start,
-        resumed=resumed,
-        checkpoint=str(folder / f'iter_{iters}.pth'),
-    )
-    progress.update(task, completed=iters, note=f'mIoU {result["mIoU"]:.2f}')
-    if not progress.console.is_terminal:  # where no bar is drawn
-        print(f'{run.name}: mIoU {result["mIoU"]:.2f} after {result["seconds"]:.0f} s', flush=True)
-    result_file.write_text(json.dumps(result, indent=2))
-    return result
-
-
-def show(folder: Path, progress, task) -> None:
-    """Bring a progress bar up to what the training has logged."""
-    losses, metrics = curve(folder, 'loss'), curve(folder, 'mIoU')
-    if losses:
-        last = max(losses)
-        note = f'loss {losses[last]:.3f}'
-        if metrics:
-            note += f', mIoU {metrics[max(metrics)]:.2f}'
-        progress.update(task, completed=last, note=note)
 
 
 def train_all(args: argparse.Namespace, iters: int, progress) -> dict:
@@ -222,29 +131,23 @@ def train_all(args: argparse.Namespace, iters: int, progress) -> dict:
     teacher_run = Run('teacher', args.seeds[0])
     alone = [Run('student', seed) for seed in args.seeds]
     distilled = [Run(method, seed) for seed in args.seeds for method in ('LAD', 'CAD')]
-    stop = threading.Event()
-    with ThreadPoolExecutor(args.jobs) as pool:
+    with Trainings(progress, args.jobs) as trainings:
         futures = {
-            run: pool.submit(train, run, args, iters, None, progress, stop)
+            run: trainings.submit(training(run, args, iters, None))
             for run in (teacher_run, alone[0])
         }
-        try:
-            # the students with a teacher wait for it, the others fill the time
-            wait_for(futures.values(), until=futures[teacher_run])
-            teacher = futures[teacher_run].result()['checkpoint']
-            for run in (*distilled, *alone[1:]):
-                weights = teacher if run in distilled else None
-                futures[run] = pool.submit(train, run, args, iters, weights, progress, stop)
-            wait_for(futures.values())
-        except BaseException:
-            stop.set()
-            for future in futures.values():
-                future.cancel()
-            raise
-    return {
-        method: {run.seed: f.result() for run, f in futures.items() if run.method == method}
-        for method in METHODS
-    }
+        # the students with a teacher wait for it, the others fill the time
+        wait_for(futures.values(), until=futures[teacher_run])
+        teacher = futures[teacher_run].result()['checkpoint']
+        for run in (*distilled, *alone[1:]):
+            weights = teacher if run in distilled else None
+            futures[run] = trainings.submit(training(run, args, iters, weights))
+        wait_for(futures.values())
+    results = {method: {} for method in METHODS}
+    for run, future in futures.items():
+        result = future.result()
+        results[run.method][run.seed] = {'mIoU': result['metrics']['mIoU'], **result}
+    return results
 
 
 def wait_for(futures, until=None) -> None:
@@ -354,27 +257,19 @@ def draw_curves(args: argparse.Namespace, results: dict, path: Path) -> None:
 def main() -> None:
     args = parse_args()
     from mmengine.config import Config
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     make_data(args)
     iters = (
         args.iters
         or Config.fromfile(
-            CONFIGS.parent / '_base_/schedules/digit_scenes_3k.py'
+            CONFIGS.parent / '_base_/schedules/digit_scenes_4k.py'
         ).train_cfg.max_iters
     )
-    columns = [
-        TextColumn('{task.description:>22}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn('{task.fields[note]}'),
-    ]
     print(f'Training in {args.work_dir}; the whole log of a training is <folder>/train.log')
     try:
-        with Progress(*columns) as progress:
+        with make_progress() as progress:
             results = train_all(args, iters, progress)
-    except DemoError as error:
+    except TrainingError as error:
         sys.exit(f'demo: {error}')
 
     table = make_table(results, args.seeds)

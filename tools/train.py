@@ -24,6 +24,11 @@ def main() -> None:
         help="scale the learning rate with the total batch size, from the config's "
         'auto_scale_lr.base_batch_size',
     )
+    parser.add_argument(
+        '--student-alone',
+        action='store_true',
+        help="train the student of a distillation without its teacher, with all else of the config's",
+    )
     add_run_options(parser)
     args = parse_args(parser)
 
@@ -33,18 +38,24 @@ def main() -> None:
         AverageLossesHook,
         UsageError,
         build_runner,
+        is_distillation,
         leave_processes,
         load_config,
         set_amp,
         set_auto_scale_lr,
         set_resume,
         set_work_dir,
+        student_config,
         use_resumable_checkpoints,
     )
 
     notes = []
     try:
         cfg = load_config(args.config, args.cfg_options)
+        if args.student_alone:
+            if not is_distillation(cfg):
+                raise UsageError(f'--student-alone: {args.config!r} has no teacher to leave out')
+            cfg = student_config(cfg)
         cfg.launcher = args.launcher
         set_work_dir(cfg, args.work_dir)
         notes += set_amp(cfg, args.amp)

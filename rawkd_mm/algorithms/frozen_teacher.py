@@ -322,17 +322,19 @@ class FrozenTeacher:
 
         return [name for name in names if is_in_use(name)]
 
-    def load(self, filename: str, shape: Sequence[int]) -> None:
+    def load(self, filename: str, shape: Sequence[int], inherited: Sequence[str] = ()) -> None:
         """Load the teacher's weights; what runs must all be there.
 
         Args:
             filename (str): Path or URL of a checkpoint of mmseg or mmdet, of MMRazor or of this
                 package.
             shape (Sequence[int]): As in :meth:`names_in_use`.
+            inherited (Sequence[str]): Names in ``model.state_dict()`` that must be there although
+                that part may not run, because the student gets them.
 
         Raises:
-            ValueError: If a parameter or buffer of the part that runs is missing or has another
-                shape; lists all of them.
+            ValueError: If a parameter or buffer that is needed is missing or has another shape;
+                lists all of them.
         """
         checkpoint = _load_checkpoint(filename, map_location='cpu')
         given = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
@@ -342,7 +344,7 @@ class FrozenTeacher:
                 f"under the key 'state_dict', got {type(checkpoint).__name__}"
             )
         expected = self.model.state_dict()
-        needed = self.names_in_use(shape)
+        needed = list(dict.fromkeys([*self.names_in_use(shape), *inherited]))
         prefix, found = _strip_prefix(given, {name: expected[name].shape for name in needed})
         missing = [name for name in needed if name not in found]
         mismatched = [
@@ -353,9 +355,9 @@ class FrozenTeacher:
         if missing or mismatched:
             raise ValueError(
                 f'teacher_ckpt={filename!r} does not fit {type(self.model).__name__}: of the '
-                f'{len(needed)} parameters and buffers that the distillation runs, '
-                f'{len(missing)} are missing{_listing(missing)} and {len(mismatched)} have another '
-                f'shape{_listing(mismatched)}. Check that the checkpoint belongs to the '
+                f'{len(needed)} parameters and buffers that the distillation needs, '
+                f'{len(missing)} are missing{listing(missing)} and {len(mismatched)} have another '
+                f'shape{listing(mismatched)}. Check that the checkpoint belongs to the '
                 "teacher's config."
             )
         fitting = {
@@ -401,7 +403,8 @@ def _strip_prefix(
     return best
 
 
-def _listing(names: Iterable[str], most: int = 20) -> str:
+def listing(names: Iterable[str], most: int = 20) -> str:
+    """Write names in brackets, for an error; nothing if there are none."""
     names = list(names)
     if not names:
         return ''

@@ -1,17 +1,20 @@
 """The algorithm: a student, a frozen teacher, and a checkpoint that is the student."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from mmrazor.models import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
 from torch import Tensor, nn
 
+from ..distillers import FeatureDistiller
 from ..registry import register_model
-from .frozen_teacher import FrozenTeacher, build_model, build_teacher
+from .frozen_teacher import FrozenTeacher, build_model, build_teacher, listing
 
 _RESERVED = ('architecture', 'distiller', 'teacher')
 
@@ -42,6 +45,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             ``allow_random_teacher``.
         allow_random_teacher (bool): Take the teacher with random weights; for tests. Defaults to
             False.
+        init_student (list[str], optional): Paths of modules, such as ``['neck', 'bbox_head']``, that
+            both models have with the same shapes: the student begins with the teacher's weights
+            there ("inheriting"). They are copied when the student's weights are initialised, so
+            that a checkpoint that is loaded or resumed wins. Defaults to None.
         teacher_trainable (bool): Must be False. Defaults to False.
         teacher_norm_eval (bool): Must be True. Defaults to True.
         **kwargs: The other arguments of ``SingleTeacherDistill``: student_trainable,
@@ -50,7 +57,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     Raises:
         ValueError: If there are no weights for the teacher or they do not fit, if its images cannot
-            be computed from the student's, or if it should be trained.
+            be computed from the student's, or if it should be trained; if the student cannot
+            inherit what it should.
     """
 
     def __init__(
@@ -60,6 +68,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         architecture: BaseModel | dict,
         teacher_ckpt: str | None = None,
         allow_random_teacher: bool = False,
+        init_student: Sequence[str] | None = None,
         teacher_trainable: bool = False,
         teacher_norm_eval: bool = True,
         **kwargs: Any,
@@ -77,6 +86,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 'model.teacher_ckpt=PATH); for a test with a random teacher, '
                 'allow_random_teacher=True.'
             )
+        self._check_init_student(init_student, teacher_ckpt)
         super().__init__(
             distiller={'_scope_': 'mmrazor', **copy.deepcopy(distiller)},
             teacher=build_teacher(teacher),
@@ -93,12 +103,47 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self._frozen_teacher = FrozenTeacher(
             self._modules.pop('teacher'), self.data_preprocessor, self.distiller
         )
+        self._inherited = _names_below(init_student or (), self.student, self.teacher)
         if teacher_ckpt:
+            # a number of batches is nothing that a checkpoint must have
+            needed = [n for n in self._inherited if not n.endswith('num_batches_tracked')]
             self._frozen_teacher.load(
-                teacher_ckpt, getattr(self.distiller, 'dry_run_shape', (3, 64, 64))
+                teacher_ckpt, getattr(self.distiller, 'dry_run_shape', (3, 64, 64)), needed
             )
         self.distiller.student_trainable = self.student_trainable
         self._register_state_dict_hook(_to_student_names)
+
+    @staticmethod
+    def _check_init_student(init_student: Sequence[str] | None, teacher_ckpt: str | None) -> None:
+        if init_student is None:
+            return
+        is_list = isinstance(init_student, Sequence) and not isinstance(init_student, str)
+        if not is_list or not all(isinstance(x, str) for x in init_student):
+            raise TypeError(
+                "init_student must be a list of paths of modules, such as ['neck', 'bbox_head'], "
+                f'got {init_student!r}'
+            )
+        if init_student and not teacher_ckpt:
+            raise ValueError(
+                f'init_student={list(init_student)!r} lets the student begin with the trained '
+                f"teacher's weights, and teacher_ckpt={teacher_ckpt!r} gives none. Give the "
+                "teacher's checkpoint; for a test with a random teacher, init_student=None."
+            )
+
+    def init_weights(self) -> None:
+        """Initialise the student, then copy what it inherits from the teacher; once."""
+        is_first = not self._is_init
+        super().init_weights()
+        if not is_first or not self._inherited:
+            return
+        student, teacher = self.student.state_dict(), self.teacher.state_dict()
+        for name in self._inherited:
+            student[name].copy_(teacher[name])
+        print_log(
+            f'The student begins with {len(self._inherited)} of its {len(student)} parameters and '
+            'buffers from the teacher (init_student)',
+            'current',
+        )
 
     def __deepcopy__(self, memo: dict) -> 'FrozenTeacherDistill':
         # The teacher never changes: a copy (EMA) shares it.
@@ -150,7 +195,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         distiller.set_deliveries_override(True)
         with distiller.student_recorders, distiller.deliveries:
             losses = self._student_losses(batch_inputs, data_samples)
-        losses.update(add_prefix(distiller.compute_distill_losses(), 'distill'))
+        # MMRazor's own distillers take none
+        given = (data_samples,) if isinstance(distiller, FeatureDistiller) else ()
+        losses.update(add_prefix(distiller.compute_distill_losses(*given), 'distill'))
         # The graph keeps what backward needs; the rest need not wait for the next iteration.
         for manager in (distiller.teacher_recorders, distiller.student_recorders):
             for recorder in manager.recorders.values():
@@ -200,6 +247,36 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             elif parent not in _RESERVED:
                 state_dict[f'{prefix}architecture.{name}'] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _names_below(paths: Sequence[str], student: nn.Module, teacher: nn.Module) -> list[str]:
+    """Names of the parameters and buffers below some modules, which must be alike in both models.
+
+    Raises:
+        ValueError: If there are none, or they differ; lists all that do, with both shapes.
+    """
+    names, different = [], []
+    shapes = [{n: tuple(v.shape) for n, v in m.state_dict().items()} for m in (student, teacher)]
+    for path in paths:
+        below = [{n: s for n, s in x.items() if f'{n}.'.startswith(f'{path}.')} for x in shapes]
+        for role, model, found in zip(('student', 'teacher'), (student, teacher), below):
+            if not found:
+                raise ValueError(
+                    f'init_student: the {role} {type(model).__name__} has no parameters below '
+                    f'{path!r}; it has {", ".join(n for n, _ in model.named_children())}'
+                )
+        names += below[0]
+        for name in dict.fromkeys([*below[0], *below[1]]):
+            ours, theirs = (str(x.get(name, 'missing')) for x in below)
+            if ours != theirs:
+                different.append(f'{name}: student {ours}, teacher {theirs}')
+    if different:
+        raise ValueError(
+            f'init_student={list(paths)!r}: the student cannot begin with the weights of the '
+            f'teacher, {len(different)} of them differ{listing(different)}. Leave out the modules '
+            'that the two models do not share.'
+        )
+    return list(dict.fromkeys(names))
 
 
 def _to_student_names(

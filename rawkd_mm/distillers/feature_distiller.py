@@ -1,6 +1,7 @@
 """A distiller that is configured by pairs of features."""
 
 import copy
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModel
+from mmengine.structures import BaseDataElement
 from mmrazor.models import ConfigurableDistiller
 from torch import Tensor, nn
 
@@ -15,7 +17,19 @@ from .. import functional
 from ..registry import MODELS, register_model
 from .feature_recorder import FeatureRecorder, FeatureSource
 
-_PAIR_KEYS = ('student', 'teacher', 'loss', 'align', 'name')
+# The other keys of a pair are those that the distiller may give for all pairs.
+_OWN_KEYS = ('student', 'teacher', 'align', 'name')
+
+# Arguments of connectors and losses in which 'auto' is the number of channels.
+_CHANNEL_ARGUMENTS = (
+    'in_channel',
+    'in_channels',
+    'out_channel',
+    'out_channels',
+    'channels',
+    'student_channels',
+    'teacher_channels',
+)
 
 
 class FeaturePair(NamedTuple):
@@ -26,17 +40,27 @@ class FeaturePair(NamedTuple):
         student (FeatureSource): Where the student's feature comes from.
         teacher (FeatureSource): Where the teacher's feature comes from.
         align (str | dict | None): 'auto', the config of a connector, or None.
+        loss (dict): Config of the loss.
+        student_connector (dict | None): Config of what the aligned student feature goes through.
+        teacher_connector (dict | None): Config of what the teacher's feature goes through.
     """
 
     name: str
     student: FeatureSource
     teacher: FeatureSource
     align: str | dict | None
+    loss: dict
+    student_connector: dict | None
+    teacher_connector: dict | None
 
     @property
     def key(self) -> str:
-        """Key in the module dicts, where no dot is allowed."""
+        """Key in the module dicts, where no dot is allowed: of the loss and of ``align``."""
         return self.name.replace('.', '_')
+
+    def connector_key(self, role: str) -> str:
+        """Key of the student's or the teacher's connector."""
+        return f'{self.key}_{role}'
 
 
 def _method_name(loss: dict) -> str:
@@ -45,63 +69,124 @@ def _method_name(loss: dict) -> str:
     return name.rpartition('.')[2].lower().replace('loss', '')
 
 
-def _parse_pairs(pairs: Sequence[dict], default_loss: dict | None) -> list[tuple]:
-    """Check the configs of the pairs and name them; gives (FeaturePair, loss config) each."""
+def _parse_pairs(pairs: Sequence[dict], shared: dict[str, dict | None]) -> list[FeaturePair]:
+    """Check the configs of the pairs and name them; ``shared`` is for those that lack a key."""
     if isinstance(pairs, dict) or not isinstance(pairs, Sequence) or isinstance(pairs, str):
         raise TypeError(f'pairs must be a list of dicts, got {type(pairs).__name__}: {pairs!r}')
-    parsed = []
-    for i, pair in enumerate(pairs):
-        if not isinstance(pair, dict):
-            raise TypeError(
-                f"pairs[{i}] must be a dict such as dict(student='decode_head.bottleneck', "
-                f"teacher='decode_head.bottleneck'), got {pair!r}"
-            )
-        unknown = sorted(set(pair) - set(_PAIR_KEYS))
-        missing = [key for key in ('student', 'teacher') if key not in pair]
-        if unknown or missing:
-            raise ValueError(
-                f'pairs[{i}] has unknown keys {unknown} and lacks {missing}; '
-                f'a pair has student, teacher and optionally loss, align, name'
-            )
-        if not isinstance(pair.get('name', ''), str):
-            raise ValueError(f'name of pairs[{i}] must be a string, got {pair["name"]!r}')
-        loss = pair.get('loss', default_loss)
-        if not isinstance(loss, dict) or 'type' not in loss:
-            raise ValueError(
-                f'pairs[{i}] has no loss: give it one, loss=dict(type=...), or give the distiller '
-                f'one for all pairs; got {loss!r}'
-            )
-        align = pair.get('align', 'auto')
-        if align is not None and align != 'auto' and not isinstance(align, dict):
-            raise ValueError(
-                f"align of pairs[{i}] must be 'auto', None or the config of a connector, "
-                f'got {align!r}'
-            )
-        parsed.append((pair, FeatureSource.parse(pair['student']), loss, align))
-
+    complete = [_complete(i, pair, shared) for i, pair in enumerate(pairs)]
+    sources = [[FeatureSource.parse(p[role]) for role in ('student', 'teacher')] for p in complete]
     # The student's feature names the entry; where that is not unique, the teacher's helps.
     names = [
-        pair.get('name') or f'{_method_name(loss)}_{student.label}'
-        for pair, student, loss, _ in parsed
+        pair.get('name') or f'{_method_name(pair["loss"])}_{student.label}'
+        for pair, (student, _) in zip(complete, sources)
     ]
     result = []
-    for (pair, student, loss, align), name in zip(parsed, names):
-        teacher = FeatureSource.parse(pair['teacher'])
+    for pair, (student, teacher), name in zip(complete, sources, names):
         if names.count(name) > 1 and 'name' not in pair:
             name = f'{name}_{teacher.label}'
         # MMEngine sums what has 'loss' in its name and backpropagates it.
-        name = name if name.startswith('loss') else f'loss_{name}'
-        result.append((FeaturePair(name, student, teacher, align), loss))
-    keys = [pair.key for pair, _ in result]
-    twice = sorted({pair.name for pair, _ in result if keys.count(pair.key) > 1})
+        pair['name'] = name if name.startswith('loss') else f'loss_{name}'
+        result.append(FeaturePair(**{**pair, 'student': student, 'teacher': teacher}))
+    keys = [pair.key for pair in result]
+    twice = sorted({pair.name for pair in result if keys.count(pair.key) > 1})
     if twice:
         raise ValueError(f'several pairs would be logged as {twice}; give each a name=...')
     return result
 
 
+def _complete(i: int, pair: dict, shared: dict[str, dict | None]) -> dict:
+    """Check the config of one pair and fill in what it lacks, the name excepted."""
+    if not isinstance(pair, dict):
+        raise TypeError(
+            f"pairs[{i}] must be a dict such as dict(student='decode_head.bottleneck', "
+            f"teacher='decode_head.bottleneck'), got {pair!r}"
+        )
+    unknown = sorted(set(pair) - {*_OWN_KEYS, *shared})
+    missing = [key for key in ('student', 'teacher') if key not in pair]
+    if unknown or missing:
+        raise ValueError(
+            f'pairs[{i}] has unknown keys {unknown} and lacks {missing}; a pair has student, '
+            'teacher and optionally loss, align, student_connector, teacher_connector, name'
+        )
+    if not isinstance(pair.get('name', ''), str):
+        raise ValueError(f'name of pairs[{i}] must be a string, got {pair["name"]!r}')
+    pair = {'align': 'auto', **shared, **pair}
+    if not _is_config(pair['loss']):
+        raise ValueError(
+            f'pairs[{i}] has no loss: give it one, loss=dict(type=...), or give the distiller '
+            f'one for all pairs; got {pair["loss"]!r}'
+        )
+    align = pair['align']
+    if align is not None and align != 'auto' and not isinstance(align, dict):
+        raise ValueError(
+            f"align of pairs[{i}] must be 'auto', None or the config of a connector, got {align!r}"
+        )
+    for key in ('student_connector', 'teacher_connector'):
+        if pair[key] is not None and not _is_config(pair[key]):
+            raise ValueError(
+                f'{key} of pairs[{i}] must be None or the config of a connector, '
+                f'dict(type=...), got {pair[key]!r}'
+            )
+    return pair
+
+
+def _is_config(value: Any) -> bool:
+    return isinstance(value, dict) and 'type' in value
+
+
 def _build(config: dict) -> nn.Module:
     # what belongs to a distiller is MMRazor's unless the config says otherwise
-    return MODELS.build({'_scope_': 'mmrazor', **copy.deepcopy(config)})
+    module = MODELS.build({'_scope_': 'mmrazor', **copy.deepcopy(config)})
+    # MMEngine does not look for init_cfg within the ModuleDicts of a distiller
+    if getattr(module, 'init_cfg', None):
+        module.init_weights()
+    return module
+
+
+def _has_auto(config: Any) -> bool:
+    if isinstance(config, dict):
+        return any(_has_auto(value) for value in config.values())
+    if isinstance(config, (list, tuple)):
+        return any(_has_auto(value) for value in config)
+    return isinstance(config, str) and config == 'auto'
+
+
+def _fill_channels(config: dict, feature: Tensor, where: str) -> dict:
+    """Put the number of channels of a feature where a config of a connector or loss says 'auto'.
+
+    Args:
+        config (dict): Config of a connector or loss; not changed.
+        feature (Tensor): Shape (B, C, H, W).
+        where (str): What the config belongs to, for errors.
+
+    Raises:
+        ValueError: If the feature is no map, or 'auto' stands in another argument.
+    """
+    if not _has_auto(config):
+        return config
+    if feature.dim() != 4:
+        raise ValueError(
+            f"{where}: 'auto' is the number of channels of a feature map of shape (B, C, H, W), "
+            f'got a feature of shape {tuple(feature.shape)}; write the number'
+        )
+    wrong = [
+        name
+        for name, value in config.items()
+        if _has_auto(value) and (name not in _CHANNEL_ARGUMENTS or value != 'auto')
+    ]
+    if wrong:
+        raise ValueError(
+            f"{where}: 'auto' in {wrong} has no meaning; it is the number of channels, in one of "
+            f'{", ".join(_CHANNEL_ARGUMENTS)}. Write the value, or leave the argument out.'
+        )
+    return {name: feature.shape[1] if value == 'auto' else value for name, value in config.items()}
+
+
+def _asks_for_samples(loss: nn.Module) -> inspect.Parameter | None:
+    """Find the parameter ``data_samples`` of a loss's forward."""
+    parameter = inspect.signature(loss.forward).parameters.get('data_samples')
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return parameter if parameter is not None and parameter.kind in by_name else None
 
 
 def _recorder_name(source: FeatureSource) -> str:
@@ -213,16 +298,27 @@ class FeatureDistiller(ConfigurableDistiller):
             - student (str): Path of the student's module, with an index if its output is a tuple:
               ``'decode_head.bottleneck'``, ``'neck[0]'``.
             - teacher (str): The same of the teacher.
-            - loss (dict, optional): Config of a loss whose ``forward`` takes the student's and the
-              teacher's feature as its first two arguments. Defaults to ``loss``.
+            - loss (dict, optional): Config of a loss whose ``forward`` takes what comes from the
+              student's and from the teacher's feature as its first two arguments. If it has a
+              parameter named ``data_samples``, it gets the batch's data samples, a list, too; this
+              needs ``FrozenTeacherDistill``. Defaults to ``loss``.
             - align ('auto' | dict | None): 'auto' puts a 1x1 convolution on the student's feature if
               its number of channels differs from the teacher's. A dict is the config of another
               connector for the student's feature. Defaults to 'auto'. Whatever it is, a student map
               of another height and width is resized to the teacher's, bilinearly.
+            - student_connector, teacher_connector (dict, optional): Configs of trained modules
+              that the aligned student feature and the teacher's feature go through. They may give
+              whatever the loss takes, tuples for example. Default to those for all pairs.
             - name (str, optional): Name of the log entry. Defaults to the loss and the student's
               path: ``loss_cad_decode_head.bottleneck``.
         loss (dict, optional): Config of the loss of every pair that has none of its own; each pair
-            gets its own instance.
+            gets its own instance. In this config and those of the two connectors an argument
+            in_channel(s), out_channel(s), channels, student_channels or teacher_channels may be
+            'auto': the number of channels of the teacher's feature, which the aligned student
+            feature has too.
+        student_connector (dict, optional): Config of the student_connector of every pair that does
+            not give one, or None, itself; each pair gets its own instance.
+        teacher_connector (dict, optional): The same for the teacher's.
         dry_run_shape (tuple[int, int, int]): Channels, height and width of the input with which
             shapes are found out. Defaults to (3, 64, 64).
         **kwargs: Every argument of ``ConfigurableDistiller``; works beside the pairs.
@@ -235,8 +331,8 @@ class FeatureDistiller(ConfigurableDistiller):
             :func:`rawkd_mm.functional.decompose` of the features that were last compared.
 
     Raises:
-        ValueError: If there is nothing to distil, a pair is malformed, a module does not exist or
-            features cannot be aligned.
+        ValueError: If there is nothing to distil, a pair is malformed, a module does not exist,
+            features cannot be aligned or 'auto' stands where it has no meaning.
         RuntimeError: If a module produces no or several features in one forward.
     """
 
@@ -244,40 +340,55 @@ class FeatureDistiller(ConfigurableDistiller):
         self,
         pairs: Sequence[dict] = (),
         loss: dict | None = None,
+        student_connector: dict | None = None,
+        teacher_connector: dict | None = None,
         dry_run_shape: Sequence[int] = (3, 64, 64),
         student_recorders: dict[str, dict] | None = None,
         teacher_recorders: dict[str, dict] | None = None,
         distill_losses: dict[str, dict] | None = None,
         **kwargs: Any,
     ) -> None:
-        parsed = _parse_pairs(pairs, loss)
+        shared = dict(
+            loss=loss, student_connector=student_connector, teacher_connector=teacher_connector
+        )
+        parsed = _parse_pairs(pairs, shared)
         if not parsed and not distill_losses:
             raise ValueError(
                 'there is nothing to distil: give pairs=[dict(student=..., teacher=...)] and a loss'
             )
         super().__init__(
-            student_recorders=_add_recorders(
-                student_recorders, [pair.student for pair, _ in parsed]
-            ),
-            teacher_recorders=_add_recorders(
-                teacher_recorders, [pair.teacher for pair, _ in parsed]
-            ),
+            student_recorders=_add_recorders(student_recorders, [pair.student for pair in parsed]),
+            teacher_recorders=_add_recorders(teacher_recorders, [pair.teacher for pair in parsed]),
             distill_losses=distill_losses,
             **kwargs,
         )
         self.dry_run_shape = tuple(dry_run_shape)
-        self.pairs = [pair for pair, _ in parsed]
-        for pair, loss_cfg in parsed:
-            if pair.key in self.distill_losses or pair.key in self.connectors:
-                raise ValueError(
-                    f'a loss or connector of your own is called {pair.key!r}, as the pair '
-                    f'{pair.name!r} is: rename it, or give the pair a name=...'
-                )
-            self.distill_losses[pair.key] = _build(loss_cfg)
+        self.pairs = parsed
+        self._check_keys()
+        for pair in self.pairs:
+            if not _has_auto(pair.loss):
+                self.distill_losses[pair.key] = _build(pair.loss)
         self._dry_run_features: dict[str, dict[FeatureSource, Tensor]] = {}
         self.student_trainable = True
         self.record_geometry = False
         self.geometry: dict[str, functional.FeatureGeometry] = {}
+
+    def _check_keys(self) -> None:
+        """Make sure that every module of every pair has a key of its own."""
+        taken = {*self.distill_losses, *self.connectors}
+        for pair in self.pairs:
+            keys = [pair.key]
+            for role in ('student', 'teacher'):
+                if getattr(pair, f'{role}_connector') is not None:
+                    keys.append(pair.connector_key(role))
+            for key in keys:
+                if key in taken:
+                    raise ValueError(
+                        f'the pair {pair.name!r} has modules called {keys}, and {key!r} is also '
+                        'what a module of another pair, or a loss or connector of your own, is '
+                        'called: rename that, or give the pair a name=...'
+                    )
+            taken.update(keys)
 
     def prepare_from_student(self, model: BaseModel) -> None:
         """Hook the student's features and, once both models are known, align the pairs."""
@@ -303,29 +414,41 @@ class FeatureDistiller(ConfigurableDistiller):
             recorder.reset_data_buffer()
         self._dry_run_features[role] = features
         if len(self._dry_run_features) == 2:
-            self._build_connectors()
+            self._build_pairs()
             self._dry_run_features = {}
 
-    def _build_connectors(self) -> None:
+    def _build_pairs(self) -> None:
+        """Build what depends on the features of the dry run."""
         for pair in self.pairs:
             student = self._dry_run_features['student'][pair.student]
             teacher = self._dry_run_features['teacher'][pair.teacher]
-            if pair.align == 'auto':
-                config = self._auto_align(pair, student, teacher)
-            else:
-                config = pair.align
-            if config is not None:
-                self.connectors[pair.key] = _build(config)
-            with _without_traces(self.connectors):
-                aligned = self._align(pair, student, teacher)
-            if aligned.shape != teacher.shape:
-                raise ValueError(
-                    f'{pair.name}: align={pair.align!r} makes {tuple(aligned.shape)} of the student '
-                    f'feature {tuple(student.shape)}, but the teacher feature is '
-                    f"{tuple(teacher.shape)}. Use align='auto' or a connector that gives its shape; "
-                    "for a loss that compares different shapes, MMRazor's own arguments of the "
-                    'distiller'
-                )
+            self._build_align(pair, student, teacher)
+            for role in ('student', 'teacher'):
+                config = getattr(pair, f'{role}_connector')
+                if config is not None:
+                    where = f'{pair.name}: {role}_connector'
+                    module = _build(_fill_channels(config, teacher, where))
+                    self.connectors[pair.connector_key(role)] = module
+            if pair.key not in self.distill_losses:
+                config = _fill_channels(pair.loss, teacher, f'{pair.name}: loss')
+                self.distill_losses[pair.key] = _build(config)
+
+    def _build_align(self, pair: FeaturePair, student: Tensor, teacher: Tensor) -> None:
+        config = pair.align
+        if config == 'auto':
+            config = self._auto_align(pair, student, teacher)
+        if config is not None:
+            self.connectors[pair.key] = _build(config)
+        with _without_traces(self.connectors):
+            aligned = self._align(pair, student, teacher)
+        if aligned.shape != teacher.shape:
+            raise ValueError(
+                f'{pair.name}: align={pair.align!r} makes {tuple(aligned.shape)} of the student '
+                f'feature {tuple(student.shape)}, but the teacher feature is '
+                f"{tuple(teacher.shape)}. Use align='auto' or a connector that gives its shape; "
+                "for a loss that compares different shapes, MMRazor's own arguments of the "
+                'distiller'
+            )
 
     @staticmethod
     def _auto_align(pair: FeaturePair, student: Tensor, teacher: Tensor) -> dict | None:
@@ -361,8 +484,44 @@ class FeatureDistiller(ConfigurableDistiller):
             )
         return student
 
-    def compute_distill_losses(self) -> dict[str, Tensor]:
+    def _compare(
+        self,
+        pair: FeaturePair,
+        student: Tensor,
+        teacher: Tensor,
+        data_samples: list[BaseDataElement] | None,
+    ) -> Tensor:
+        """Send two aligned features through their connectors and compute the loss."""
+        loss = self.distill_losses[pair.key]
+        arguments = {}
+        parameter = _asks_for_samples(loss)
+        if parameter is not None:
+            if data_samples is None and parameter.default is parameter.empty:
+                raise RuntimeError(
+                    f'{pair.name}: {type(loss).__name__} needs the data samples of the batch and '
+                    'got none. Use FrozenTeacherDistill as the algorithm, which hands them over '
+                    "(MMRazor's SingleTeacherDistill does not), with a data set that has "
+                    'annotations.'
+                )
+            arguments['data_samples'] = data_samples
+        return loss(
+            self._connect(pair, 'student', student),
+            self._connect(pair, 'teacher', teacher),
+            **arguments,
+        )
+
+    def _connect(self, pair: FeaturePair, role: str, feature: Tensor) -> Any:
+        key = pair.connector_key(role)
+        return self.connectors[key](feature) if key in self.connectors else feature
+
+    def compute_distill_losses(
+        self, data_samples: list[BaseDataElement] | None = None
+    ) -> dict[str, Tensor]:
         """Compare the features that the recorders hold.
+
+        Args:
+            data_samples (list, optional): The batch's data samples, for the losses that ask for
+                them. Defaults to None.
 
         Returns:
             dict[str, Tensor]: A loss for each pair, by its name, beside those of
@@ -370,7 +529,7 @@ class FeatureDistiller(ConfigurableDistiller):
 
         Raises:
             RuntimeError: If a feature was not produced in the last forward, or more than once, or
-                overwritten.
+                overwritten; or if a loss needs data samples and there are none.
         """
         losses = super().compute_distill_losses()
         self.geometry = {}
@@ -385,7 +544,7 @@ class FeatureDistiller(ConfigurableDistiller):
                     'module, or the whole block.'
                 )
             student = self._align(pair, student, teacher)
-            losses[pair.name] = self.distill_losses[pair.key](student, teacher)
+            losses[pair.name] = self._compare(pair, student, teacher, data_samples)
             if self.record_geometry:
                 with torch.no_grad():
                     self.geometry[pair.name] = functional.decompose(student, teacher)

@@ -8,6 +8,24 @@ from .. import functional
 from ..registry import register_model
 
 
+def check_weight(name: str, value: float) -> float:
+    """Give a weight as a float.
+
+    Args:
+        name (str): What it is called, for errors.
+        value (float): Must be finite and not negative.
+
+    Raises:
+        ValueError: If the weight is negative, infinite or NaN.
+        TypeError: If the weight is not a number.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f'{name} must be a number, got {value!r}')
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f'{name} must be finite and not negative, got {value}')
+    return float(value)
+
+
 class FeatureLoss(nn.Module):
     """What the losses on raw features share: a weight, and MMRazor's argument names.
 
@@ -21,11 +39,7 @@ class FeatureLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
-        if isinstance(loss_weight, bool) or not isinstance(loss_weight, (int, float)):
-            raise TypeError(f'loss_weight must be a number, got {loss_weight!r}')
-        if not (math.isfinite(loss_weight) and loss_weight >= 0):
-            raise ValueError(f'loss_weight must be finite and not negative, got {loss_weight}')
-        self.loss_weight = float(loss_weight)
+        self.loss_weight = check_weight('loss_weight', loss_weight)
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss without its weight, a scalar."""

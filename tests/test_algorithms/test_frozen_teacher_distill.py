@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import re
 
 import pytest
 import torch
@@ -17,12 +18,16 @@ from helpers import (
     pair,
     preprocessor,
     pspnet,
+    retinanet,
     run,
     samples,
     total,
+    train_statistics,
     upernet_swin,
 )
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, ExponentialMovingAverage
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import load_checkpoint
@@ -427,6 +432,182 @@ def test_older_checkpoint_of_mmrazor_can_be_loaded_by_a_run(tmp_path):
     assert torch.equal(
         ours.state_dict()[f'{CONNECTOR}weight'], theirs.state_dict()[f'{CONNECTOR}weight']
     )
+
+
+# Inheriting the teacher's weights
+
+INHERITED = ['decode_head', 'backbone.layer2']
+
+
+def save_teacher(folder, config=None, without=()):
+    """A checkpoint of a teacher that differs from a new student everywhere; path and weights."""
+    torch.manual_seed(11)
+    teacher = train_statistics(build(config or pspnet()))
+    for parameter in teacher.parameters():
+        torch.nn.init.normal_(parameter)
+    state = {name: value for name, value in teacher.state_dict().items() if name not in without}
+    path = folder / 'teacher.pth'
+    torch.save(dict(state_dict=state, meta={}), path)
+    return str(path), state
+
+
+def inherit(folder, paths=INHERITED, **kwargs):
+    path, state = save_teacher(folder, **kwargs.pop('saved', {}))
+    given = dict(teacher=pspnet(), teacher_ckpt=path, init_student=paths, **kwargs)
+    return distill(pair('backbone[3]'), **given), state
+
+
+class FirstState(Hook):
+    """Copies the student's weights before the first iteration."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if not hasattr(self, 'state'):
+            student = runner.model.student.state_dict()
+            self.state = {name: value.clone() for name, value in student.items()}
+
+
+def is_inherited(name):
+    return name.startswith(('decode_head.', 'backbone.layer2.'))
+
+
+def test_student_begins_a_run_with_the_teachers_weights(tmp_path):
+    algorithm, teacher = inherit(tmp_path)
+    first = FirstState()
+    run(algorithm, tmp_path, iters=1, hooks=[first])
+    assert {n for n in teacher if is_inherited(n)} < set(first.state)
+    for name, value in first.state.items():
+        same = torch.equal(value, teacher[name])
+        # what counts batches is 0 in both; all else is different from the start
+        assert same == is_inherited(name) or name.endswith('num_batches_tracked'), name
+    assert any(
+        not torch.equal(value, teacher[name])
+        for name, value in algorithm.student.state_dict().items()
+        if is_inherited(name)
+    ), 'the student is trained'
+    assert bitwise_equal(algorithm.teacher.state_dict(), teacher), 'and the teacher is not'
+
+
+@pytest.mark.parametrize('how', ['resume', 'load_from'])
+def test_loaded_checkpoint_wins_over_the_teachers_weights(tmp_path, how):
+    algorithm, teacher = inherit(tmp_path)
+    run(algorithm, tmp_path, iters=2)
+    saved = torch.load(tmp_path / 'iter_2.pth', weights_only=False)['state_dict']
+    again, first = inherit(tmp_path, seed=1)[0], FirstState()
+    loading = dict(resume=True) if how == 'resume' else dict(load_from=str(tmp_path / 'iter_2.pth'))
+    run(again, tmp_path, iters=3, hooks=[first], **loading)
+    assert all(torch.equal(value, saved[name]) for name, value in first.state.items())
+    assert any(not torch.equal(first.state[n], teacher[n]) for n in teacher if is_inherited(n))
+
+
+def test_weights_are_inherited_once(tmp_path):
+    algorithm, _ = inherit(tmp_path)
+    algorithm.init_weights()
+    train_a_little(algorithm)
+    before = {name: v.clone() for name, v in algorithm.student.state_dict().items()}
+    algorithm.init_weights()
+    assert bitwise_equal(algorithm.student.state_dict(), before)
+
+
+def test_log_tells_how_much_is_inherited(tmp_path, caplog):
+    algorithm, teacher = inherit(tmp_path)
+    logger = MMLogger.get_instance(f'inherit{id(algorithm)}', log_level='INFO')
+    logger.addHandler(caplog.handler)
+    algorithm.init_weights()
+    count = sum(map(is_inherited, teacher))
+    lines = [r.getMessage() for r in caplog.records if 'init_student' in r.getMessage()]
+    (line,) = lines
+    assert f'begins with {count} of its {len(teacher)} parameters' in line
+
+
+def test_nothing_is_inherited_unless_told(tmp_path):
+    for paths in (None, []):
+        algorithm, teacher = inherit(tmp_path, paths)
+        algorithm.init_weights()
+        weights = [n for n, p in algorithm.student.named_parameters() if p.dim() > 1]
+        state = algorithm.student.state_dict()
+        assert not any(torch.equal(state[name], teacher[name]) for name in weights)
+
+
+def test_inherited_weights_must_be_in_the_checkpoint(tmp_path):
+    # the teacher stops after its backbone, so that nothing else needs these
+    lacking = 'decode_head.conv_seg.weight'
+    inherit(tmp_path, ['backbone'], saved=dict(without=[lacking]))
+    with pytest.raises(ValueError, match=f'1 are missing .{lacking}'):
+        inherit(tmp_path, saved=dict(without=[lacking]))
+    counts = [n for n in build(pspnet()).state_dict() if n.endswith('num_batches_tracked')]
+    inherit(tmp_path, saved=dict(without=counts))
+
+
+@pytest.mark.parametrize(
+    ('teacher', 'messages'),
+    [
+        (
+            pspnet(classes=7),
+            [
+                '2 of them differ',
+                r'decode_head.conv_seg.weight: student \(5, 8, 1, 1\), teacher \(7, 8, 1, 1\)',
+                r'decode_head.conv_seg.bias: student \(5,\), teacher \(7,\)',
+            ],
+        ),
+        (pspnet(4, 16), [r'bottleneck.conv.weight: student \(8, 48, 3, 3\), teacher \(16, ']),
+        (upernet_swin(), [r'fpn_bottleneck.bn.running_var: student missing, teacher \(8,\)']),
+    ],
+)
+def test_weights_that_do_not_fit_are_listed(tmp_path, teacher, messages):
+    path, _ = save_teacher(tmp_path, teacher)
+    with pytest.raises(ValueError) as error:
+        distill(
+            pair('backbone[0]'), teacher=teacher, teacher_ckpt=path, init_student=['decode_head']
+        )
+    for message in [r"init_student=\['decode_head'\]", *messages, 'Leave out the modules']:
+        assert re.search(message, str(error.value)), message
+
+
+@pytest.mark.parametrize('path', ['decode', 'decode_head.', 'neck', '', 'backbone.layer'])
+def test_paths_are_those_of_modules(tmp_path, path):
+    """'decode' is no part of 'decode_head'."""
+    with pytest.raises(
+        ValueError, match=f'student EncoderDecoder has no parameters below {path!r}'
+    ):
+        inherit(tmp_path, [path])
+
+
+def test_path_that_only_the_student_has(tmp_path):
+    teacher = pspnet()
+    teacher.pop('auxiliary_head')
+    path, _ = save_teacher(tmp_path, teacher)
+    message = (
+        "teacher EncoderDecoder has no parameters below 'auxiliary_head'; it has .*decode_head"
+    )
+    with pytest.raises(ValueError, match=message):
+        distill(teacher=teacher, teacher_ckpt=path, init_student=['auxiliary_head'])
+
+
+@pytest.mark.parametrize('paths', ['decode_head', True, [3], dict(a=1)])
+def test_init_student_is_a_list_of_paths(tmp_path, paths):
+    with pytest.raises(TypeError, match='init_student must be a list of paths.*got'):
+        inherit(tmp_path, paths)
+
+
+def test_random_teacher_has_nothing_to_inherit():
+    with pytest.raises(ValueError, match=r"init_student=\['decode_head'\].*teacher_ckpt=None"):
+        distill(teacher=pspnet(), init_student=['decode_head'])
+
+
+def test_detector_inherits_neck_and_head(mmdet, tmp_path):
+    """RetinaNet, as FGD and MGD train it; the teacher itself runs no further than the neck."""
+    path, teacher = save_teacher(tmp_path, retinanet())
+    algorithm = distill(
+        pair('neck[0]'),
+        student=retinanet(),
+        teacher=retinanet(),
+        teacher_ckpt=path,
+        init_student=['neck', 'bbox_head'],
+    )
+    algorithm.init_weights()
+    for name, value in algorithm.student.named_parameters():
+        same = torch.equal(value, teacher[name])
+        assert same == name.startswith(('neck.', 'bbox_head.')), name
 
 
 # Arguments

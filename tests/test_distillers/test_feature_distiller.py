@@ -1,5 +1,6 @@
 """The distiller: pairs of features in, named losses out."""
 
+import copy
 import random
 import re
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fgd_reference import reference as fgd_reference
 from helpers import (
     BOTTLENECK,
     Watch,
@@ -21,11 +23,16 @@ from helpers import (
     total,
     upernet_swin,
 )
+from mmengine.model import ExponentialMovingAverage
+from mmengine.optim import build_optim_wrapper
+from mmengine.structures import InstanceData
 from mmrazor.models import losses as mmrazor_losses
 from mmrazor.registry import MODELS
+from torch import nn
 
+from rawkd_mm import functional
 from rawkd_mm.distillers import FeatureDistiller
-from rawkd_mm.distillers.feature_distiller import dry_run
+from rawkd_mm.distillers.feature_distiller import _fill_channels, dry_run
 from rawkd_mm.functional import angular_distance
 from rawkd_mm.losses import CADLoss, LADLoss
 
@@ -148,6 +155,338 @@ def test_auto_does_not_guess_for_what_is_no_map():
         distill(pair(path, align=align), student=upernet_swin(), teacher=teacher)
 
 
+# Connectors
+
+FKD = dict(
+    loss=dict(type='FBKDLoss'),
+    student_connector=dict(type='FBKDStudentConnector', in_channels='auto', sub_sample=True),
+    teacher_connector=dict(type='FBKDTeacherConnector', in_channels='auto', sub_sample=True),
+)
+MGD = dict(
+    loss=dict(type='MGDLoss', alpha_mgd=0.01),
+    student_connector=dict(
+        type='MGDConnector', student_channels='auto', teacher_channels='auto', lambda_mgd=0.5
+    ),
+)
+CONTEXT = dict(type='GlobalContextConnector', in_channels='auto')
+FGD = dict(
+    loss=dict(type='FGDLoss'), student_connector=dict(CONTEXT), teacher_connector=dict(CONTEXT)
+)
+KEY = 'loss_x'
+
+
+def boxed_samples(shape=(32, 32)):
+    """Two samples of segmentation, padded to 32 x 32, the first of which has a box too."""
+    result = samples()
+    for sample, boxes in zip(result, ([[3.0, 5.0, 17.0, 12.0]], [])):
+        sample.set_metainfo(dict(img_shape=shape, batch_input_shape=(32, 32)))
+        sample.gt_instances = InstanceData(bboxes=torch.tensor(boxes).reshape(-1, 4))
+    return result
+
+
+def with_connectors(method, path=BOTTLENECK, channels=16, **kwargs):
+    """Distil one pair, named x, whose student feature has 8 channels."""
+    distiller = feature_distiller(pair(path, name='x'), **method)
+    return distill(distiller=distiller, teacher=pspnet(8, channels), **kwargs)
+
+
+@pytest.mark.parametrize('channels', [8, 16])
+@pytest.mark.parametrize('method', [FKD, MGD, FGD])
+def test_methods_with_connectors(method, channels):
+    """The loss is that of what the connectors make of the aligned features."""
+    algorithm = with_connectors(method, channels=channels).train()
+    data = boxed_samples(shape=(20, 32))
+    with Watch(algorithm.student, BOTTLENECK) as s, Watch(algorithm.teacher, BOTTLENECK) as t:
+        torch.manual_seed(3)
+        losses = algorithm(images(), data, mode='loss')
+    connectors = algorithm.distiller.connectors
+    teacher_key = [f'{KEY}_teacher'] if 'teacher_connector' in method else []
+    aligned_key = [] if channels == 8 else [KEY]
+    assert list(connectors) == [*aligned_key, f'{KEY}_student', *teacher_key]
+
+    torch.manual_seed(3)
+    algorithm.student(images(), data, mode='loss')  # draws what its dropout drew before
+    student = s[BOTTLENECK] if channels == 8 else connectors[KEY](s[BOTTLENECK])
+    student = connectors[f'{KEY}_student'](student)
+    teacher = connectors[f'{KEY}_teacher'](t[BOTTLENECK]) if teacher_key else t[BOTTLENECK]
+    loss = MODELS.build(method['loss'])
+    extra = (data,) if method is FGD else ()
+    expected = loss(student, teacher, *extra)
+    torch.testing.assert_close(losses['distill.loss_x'], expected)
+    assert expected > 0
+
+    total(losses).backward()
+    assert all(p.grad is not None for p in algorithm.distiller.parameters())
+    assert all(p.grad is not None for p in algorithm.student.parameters())
+    assert all(p.grad is None for p in algorithm.teacher.parameters())
+
+
+@pytest.mark.parametrize('method', [FKD, MGD, FGD])
+def test_connectors_are_trained_saved_and_copied(method):
+    algorithm = with_connectors(method)
+    parameters = {id(p): p for p in algorithm.distiller.parameters()}
+    optimizer = build_optim_wrapper(
+        algorithm, dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
+    )
+    given = {id(p) for group in optimizer.param_groups for p in group['params']}
+    assert parameters.keys() <= given
+
+    state = {name: value.clone() for name, value in algorithm.state_dict().items()}
+    own = [name for name in state if name.startswith('distiller.')]
+    assert own[:2] == [
+        f'distiller.connectors.{KEY}.conv_module.conv.{n}' for n in ('weight', 'bias')
+    ]
+    assert all(n.startswith(f'distiller.connectors.{KEY}') for n in own)
+    assert any(f'.{KEY}_student.' in name for name in own)
+
+    average = ExponentialMovingAverage(algorithm, momentum=0.5)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        losses = algorithm.train()(images(seed=seed), boxed_samples(), mode='loss')
+        optimizer.update_params(total(losses))
+        average.update_parameters(algorithm)
+    changed = algorithm.state_dict()
+    trained = [n for n, _ in algorithm.named_parameters() if f'.{KEY}_student.' in n]
+    assert any(not torch.equal(changed[name], state[name]) for name in trained)
+    copied = {n.removeprefix('module.'): v for n, v in average.state_dict().items()}
+    assert copied.keys() - {'steps'} == changed.keys()
+
+    other = with_connectors(method, seed=1)
+    other.load_state_dict(changed)  # strict
+    twin = copy.deepcopy(algorithm)
+    results = []
+    for model in (algorithm, other, twin):
+        model.teacher.load_state_dict(algorithm.teacher.state_dict())
+        torch.manual_seed(5)
+        results.append(model.train()(images(), boxed_samples(), mode='loss'))
+    for result in results[1:]:
+        torch.testing.assert_close(result['distill.loss_x'], results[0]['distill.loss_x'])
+
+
+@pytest.mark.parametrize('method', [FKD, MGD, FGD])
+def test_initial_values_survive_the_start_of_a_run(method):
+    algorithm = with_connectors(method)
+    before = {name: v.clone() for name, v in algorithm.distiller.state_dict().items()}
+    algorithm.init_weights()
+    after = algorithm.distiller.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_init_cfg_of_a_connector_is_followed():
+    init = dict(type='Constant', layer='Conv2d', val=0.25)
+    algorithm = with_connectors({**FGD, 'student_connector': dict(CONTEXT, init_cfg=init)})
+    student, teacher = (
+        algorithm.distiller.connectors[f'{KEY}_{r}'] for r in ('student', 'teacher')
+    )
+    assert (student.transform[-1].weight == 0.25).all()
+    assert (teacher.transform[-1].weight == 0).all()
+
+
+def test_each_pair_has_its_own_connectors():
+    algorithm = distill(
+        distiller=feature_distiller(
+            pair(name='a'),
+            pair('backbone[3]', name='b', teacher_connector=None),
+            pair('backbone[2]', name='c', student_connector=MGD['student_connector']),
+            pair('backbone[1]', name='d', student_connector=None, teacher_connector=None),
+            student_connector=dict(type='ConvModuleConnector', in_channel='auto', out_channel=6),
+            teacher_connector=dict(type='ConvModuleConnector', in_channel='auto', out_channel=6),
+            loss=dict(type='CADLoss'),
+        )
+    )
+    connectors = algorithm.distiller.connectors
+    extra = [name for name in connectors if name.endswith(('_student', '_teacher'))]
+    assert extra == [
+        'loss_a_student',
+        'loss_a_teacher',
+        'loss_b_student',
+        'loss_c_student',
+        'loss_c_teacher',
+    ]
+    kinds = {name: type(connectors[name]).__name__ for name in extra}
+    assert kinds.pop('loss_c_student') == 'MGDConnector'
+    assert set(kinds.values()) == {'ConvModuleConnector'}
+    # the number of channels of each pair's own teacher
+    assert connectors['loss_a_student'].conv_module.in_channels == 16
+    assert connectors['loss_b_student'].conv_module.in_channels == 64
+    assert connectors['loss_c_teacher'].conv_module.in_channels == 32
+    assert connectors['loss_c_student'].generation[0].in_channels == 32
+
+
+def test_features_are_aligned_before_the_connectors():
+    """Also in height and width, and the geometry is that of the aligned features."""
+    algorithm = distill(
+        distiller=feature_distiller(pair(name='x'), **FGD),
+        teacher=pspnet(8, 16, strides=(1, 2, 2, 1)),
+    )
+    algorithm.distiller.record_geometry = True
+    with Watch(algorithm.student, BOTTLENECK) as s, Watch(algorithm.teacher, BOTTLENECK) as t:
+        algorithm(images(), boxed_samples(), mode='loss')
+    student, teacher = s[BOTTLENECK], t[BOTTLENECK]
+    assert student.shape[2:] != teacher.shape[2:]
+    connector = algorithm.distiller.connectors[KEY]
+    aligned = F.interpolate(connector(student), teacher.shape[2:], mode='bilinear')
+    for given, expected in zip(
+        algorithm.distiller.geometry[KEY], functional.decompose(aligned, teacher)
+    ):
+        torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_idle_connectors_have_a_gradient_after_the_stop():
+    algorithm = with_connectors(FGD)
+    algorithm.distillation_stopped = True
+    total(algorithm(images(), boxed_samples(), mode='loss')).backward()
+    for parameter in algorithm.distiller.parameters():
+        assert torch.equal(parameter.grad, torch.zeros_like(parameter))
+
+
+def test_fgd_on_a_padded_batch_of_a_detector(mmdet):
+    """Two images of different sizes through MMDetection's own preprocessor."""
+    from mmdet.structures import DetDataSample
+
+    algorithm = distill(
+        distiller=feature_distiller(*[pair(f'neck[{i}]', name=f'x{i}') for i in range(3)], **FGD),
+        student=retinanet(),
+        teacher=retinanet(),
+    )
+    raw = dict(inputs=[], data_samples=[])
+    boxes = [[[2.0, 3.0, 30.0, 40.0], [20.0, 20.0, 60.0, 56.0]], [[40.0, 8.0, 88.0, 30.0]]]
+    for (height, width), given in zip([(64, 64), (32, 96)], boxes):
+        raw['inputs'].append(torch.randint(0, 256, (3, height, width)).to(torch.uint8))
+        sample = DetDataSample(metainfo=dict(img_shape=(height, width), scale_factor=(1.0, 1.0)))
+        sample.gt_instances = InstanceData(
+            bboxes=torch.tensor(given), labels=torch.zeros(len(given), dtype=torch.long)
+        )
+        raw['data_samples'].append(sample)
+    data = algorithm.data_preprocessor(raw, training=True)
+    assert data['inputs'].shape == (2, 3, 64, 96)
+    with Watch(algorithm.student, 'neck') as s, Watch(algorithm.teacher, 'neck') as t:
+        losses = algorithm(**data, mode='loss')
+    for i in range(3):
+        student, teacher = s['neck'][i], t['neck'][i]
+        # the blocks begin as the identity
+        expected = fgd_reference(
+            (student, student), (teacher, teacher), boxes, [(64, 96), (64, 96)]
+        )
+        value = sum(w * x for w, x in zip((1e-3, 5e-4, 1e-3, 5e-6), expected.values()))
+        assert losses[f'distill.loss_x{i}'].item() == pytest.approx(value, rel=1e-4)
+
+
+# The number of channels
+
+
+class SamplesLoss(nn.Module):
+    """A loss as a user may write it: with channels of its own, and data samples."""
+
+    def __init__(self, channels=1, bias='none', sizes=()):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.seen = []
+
+    def forward(self, student, teacher, data_samples):
+        self.seen.append(data_samples)
+        return ((student - teacher).mean((0, 2, 3)) * self.scale).square().sum()
+
+
+class OptionalSamplesLoss(SamplesLoss):
+    def forward(self, student, teacher, *, data_samples=None):
+        return super().forward(student, teacher, data_samples)
+
+
+class KeywordsLoss(SamplesLoss):
+    def forward(self, student, teacher, **kwargs):
+        return super().forward(student, teacher, kwargs)
+
+
+for _loss in (SamplesLoss, OptionalSamplesLoss, KeywordsLoss):
+    MODELS.register_module(module=_loss, force=True)
+
+
+def test_channels_of_a_loss():
+    algorithm = with_connectors(dict(loss=dict(type='SamplesLoss', channels='auto')), channels=12)
+    (loss,) = algorithm.distiller.distill_losses.values()
+    assert loss.scale.shape == (12,)
+    assert f'distiller.distill_losses.{KEY}.scale' in algorithm.state_dict()
+    total(algorithm(images(), samples(), mode='loss')).backward()
+    assert loss.scale.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'in_channel',
+        'in_channels',
+        'out_channel',
+        'out_channels',
+        'channels',
+        'student_channels',
+        'teacher_channels',
+    ],
+)
+def test_arguments_that_are_numbers_of_channels(name):
+    config = dict(type='x', **{name: 'auto'}, kernel_size=3)
+    filled = _fill_channels(config, torch.zeros(1, 7, 2, 2), 'x')
+    assert filled == dict(type='x', **{name: 7}, kernel_size=3)
+    assert config[name] == 'auto'
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        dict(bias='auto'),
+        dict(channels=3, bias='auto'),
+        dict(channels=['auto']),
+        dict(channels='auto', sizes=[1, dict(channels='auto')]),
+    ],
+)
+def test_auto_elsewhere(arguments):
+    with pytest.raises(ValueError, match="loss_x: loss: 'auto' in .*has no meaning.*in_channels"):
+        with_connectors(dict(loss=dict(type='SamplesLoss', **arguments)))
+
+
+def test_auto_of_what_is_no_map():
+    connector = dict(type='ConvModuleConnector', in_channel='auto', out_channel=8)
+    with pytest.raises(ValueError, match=r"loss_x: teacher_connector: 'auto'.*\(1, 256, 8\)"):
+        distill(
+            pair('backbone.stages.0.blocks.1', name='x', teacher_connector=connector),
+            student=upernet_swin(),
+            teacher=upernet_swin(),
+        )
+
+
+# Data samples
+
+
+@pytest.mark.parametrize('kind', ['SamplesLoss', 'OptionalSamplesLoss'])
+def test_loss_that_asks_for_data_samples_gets_them(kind):
+    algorithm = with_connectors(dict(loss=dict(type=kind)), channels=8)
+    data = samples()
+    algorithm(images(), data, mode='loss')
+    (loss,) = algorithm.distiller.distill_losses.values()
+    assert len(loss.seen) == 1
+    assert loss.seen[0] is data
+
+
+def test_other_losses_get_none():
+    algorithm = with_connectors(dict(loss=dict(type='KeywordsLoss')), channels=8)
+    algorithm(images(), samples(), mode='loss')
+    (loss,) = algorithm.distiller.distill_losses.values()
+    assert loss.seen == [{}]
+
+
+def _under_mmrazor(kind):
+    distiller = feature_distiller(pair(name='x'), loss=dict(type=kind))
+    return _single_teacher(None, distiller={'_scope_': 'mmrazor', **distiller})
+
+
+def test_data_samples_are_missed_under_mmrazors_own_algorithm():
+    algorithm = _under_mmrazor('SamplesLoss')
+    with pytest.raises(RuntimeError, match='loss_x: SamplesLoss needs.*FrozenTeacherDistill'):
+        algorithm(images(), samples(), mode='loss')
+    algorithm = _under_mmrazor('OptionalSamplesLoss')
+    assert algorithm(images(), samples(), mode='loss')['distill.loss_x'].isfinite()
+
+
 # Names
 
 
@@ -229,6 +568,8 @@ def test_log_entries_of_a_run():
         ([pair(align='none')], ValueError, r"align of pairs\[0\].*got 'none'"),
         ([pair(align=True)], ValueError, r'align of pairs\[0\].*got True'),
         ([pair(align=[CAD])], ValueError, r'align of pairs\[0\].*got \['),
+        ([pair(student_connector='x')], ValueError, r"student_connector of pairs\[0\].*'x'"),
+        ([pair(teacher_connector=dict(a=1))], ValueError, r'teacher_connector of pairs\[0\].*a'),
         ([pair('a b')], ValueError, "path of a module.*got 'a b'"),
         ([pair('a', 'b[x]')], ValueError, r"path of a module.*got 'b\[x\]'"),
         ([pair(student=None, teacher='a')], ValueError, 'path of a module.*got None'),
@@ -499,6 +840,17 @@ def test_pair_does_not_replace_another_connector():
     }
     with pytest.raises(ValueError, match='loss_same'):
         distill(distiller=feature_distiller(pair(name='loss_same'), **arguments))
+
+
+def test_connector_of_a_pair_does_not_replace_another_module():
+    arguments = {**CWD_ON_LOGITS, 'loss_forward_mappings': {}}
+    arguments['connectors'] = {'loss_x_student': CWD_ON_LOGITS['connectors']['same']}
+    with pytest.raises(ValueError, match="'loss_x_student' is also"):
+        make(pair(name='x', student_connector=CONTEXT), **arguments)
+    make(pair(name='x'), **arguments)
+    with pytest.raises(ValueError, match="'loss_x_student' is also"):
+        make(pair(name='x', student_connector=CONTEXT), pair('a', name='x_student'))
+    make(pair(name='x'), pair('a', name='x_student'))
 
 
 def test_feature_recorder_can_be_used_in_a_plain_distiller():

@@ -17,6 +17,7 @@ model = dict(
     backbone=dict(
         type='ResNetV1c',
         depth=18,
+        stem_channels=16,
         base_channels=4,
         num_stages=4,
         out_indices=(0, 1, 2, 3),

@@ -2,6 +2,6 @@
 _base_ = [
     '../_base_/models/pspnet_r18_narrow.py',
     '../_base_/datasets/digit_scenes.py',
-    '../_base_/schedules/digit_scenes_3k.py',
+    '../_base_/schedules/digit_scenes_4k.py',
     '../_base_/default_runtime.py',
 ]

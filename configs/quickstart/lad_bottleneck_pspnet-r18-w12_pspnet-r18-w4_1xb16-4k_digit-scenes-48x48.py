@@ -1,14 +1,14 @@
-_base_ = './pspnet_r18-w4_1xb16-3k_digit-scenes-48x48.py'
+_base_ = './pspnet_r18-w4_1xb16-4k_digit-scenes-48x48.py'
 
 model = dict(
     _delete_=True,
     type='FrozenTeacherDistill',
     architecture=_base_.model,
     teacher=dict(
-        cfg_path='{{ fileDirname }}/pspnet_r18-w16_1xb16-3k_digit-scenes-48x48.py', pretrained=False
+        cfg_path='{{ fileDirname }}/pspnet_r18-w12_1xb16-4k_digit-scenes-48x48.py', pretrained=False
     ),
     # where `python tools/train.py` of the teacher's config leaves it
-    teacher_ckpt='work_dirs/pspnet_r18-w16_1xb16-3k_digit-scenes-48x48/iter_3000.pth',
+    teacher_ckpt='work_dirs/pspnet_r18-w12_1xb16-4k_digit-scenes-48x48/iter_4000.pth',
     distiller=dict(
         type='FeatureDistiller',
         # assumption: the paper states weight 3 for COCO; for segmentation the text at hand is silent

@@ -1,3 +1,0 @@
-_base_ = './lad_bottleneck_pspnet-r18-w16_pspnet-r18-w4_1xb16-3k_digit-scenes-48x48.py'
-
-model = dict(distiller=dict(loss=dict(type='CADLoss', loss_weight=3.0)))
