@@ -34,6 +34,7 @@ def main() -> None:
 
     # Takes seconds, which --help and a wrong argument need not wait for. It has to come before the
     # config is read: it makes `mmseg::` bases work.
+    from rawkd_mm.hooks import TrainingInterrupted
     from rawkd_mm.utils import (
         AverageLossesHook,
         UsageError,
@@ -71,13 +72,12 @@ def main() -> None:
     runner.register_hook(AverageLossesHook(), priority='HIGHEST')
     for note in notes:
         runner.logger.info(note)
-    code = 0
     try:
         runner.train()
-    except SystemExit as stop:  # by ResumableCheckpointHook, upon SIGTERM
-        code = stop.code
-    leave_processes(code)
-    sys.exit(code)
+    except TrainingInterrupted as interruption:
+        leave_processes(interruption.code)
+        raise
+    leave_processes()
 
 
 if __name__ == '__main__':

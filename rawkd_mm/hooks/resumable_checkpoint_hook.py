@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -24,6 +23,10 @@ from ..utils.resume import begin_training, number_batches, seed_iteration, shiel
 # What a process gives back that SIGTERM has ended: 128 plus the signal's number, as shells have it.
 _EXIT_CODE = 128 + signal.SIGTERM
 _INTERRUPTED = 'interrupted.pth'
+
+
+class TrainingInterrupted(SystemExit):
+    """SIGTERM has ended the training, which is saved. The process is to end, with the code 143."""
 
 
 class SavingError(OSError):
@@ -279,4 +282,4 @@ class ResumableCheckpointHook(CheckpointHook):
         )
         if is_distributed():
             distributed.barrier(group=self._group)  # the first process writes
-        sys.exit(_EXIT_CODE)
+        raise TrainingInterrupted(_EXIT_CODE)
