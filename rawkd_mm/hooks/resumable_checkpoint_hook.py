@@ -58,6 +58,7 @@ class ResumableCheckpointHook(CheckpointHook):
         super().__init__(**kwargs)
         self._batches = None
         self._done = 0  # batches of the epoch
+        self._has_trained = False
         self._resumed_from: dict | None = None  # meta of the checkpoint
         self._saved: int | None = None  # the iteration after which a checkpoint was last saved
         self._signalled = False
@@ -171,7 +172,7 @@ class ResumableCheckpointHook(CheckpointHook):
         outputs: dict | None = None,
     ) -> None:
         """Save a checkpoint if one is due, or if the training was told to stop."""
-        self._done = batch_idx + 1
+        self._done, self._has_trained = batch_idx + 1, True
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         is_complete = getattr(runner.optim_wrapper, 'should_update', lambda: True)()
         if self._is_told_to_stop() and is_complete:
@@ -246,6 +247,9 @@ class ResumableCheckpointHook(CheckpointHook):
 
     def after_train(self, runner: Runner) -> None:
         """Leave SIGTERM to others."""
+        if not self._has_trained and runner.val_loop is not None:
+            # killed after the last iteration: the validation that follows it may be missing
+            runner.val_loop.run()
         super().after_train(runner)
         self._process = None
         if self._previous_handler is not None:

@@ -317,6 +317,25 @@ def test_sigterm_in_the_last_iteration_lets_it_finish(tmp_path):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize('epochs', [0, 3])
+def test_killed_in_the_last_validation(tmp_path, epochs):
+    """Nothing is left to train, but to validate."""
+    kwargs = dict(epochs=epochs, val=9)  # every 9 iterations or epochs, and at the end
+    if epochs:
+        kwargs['checkpoint'] = dict(by_epoch=True, interval=1)
+    validated = []
+
+    class Watch(Hook):
+        def after_val_epoch(self, runner, metrics=None):
+            validated.append((runner.iter, metrics))
+
+    with pytest.raises(Killed):
+        train(tmp_path, Call('val', die), **kwargs)
+    resumed = train(tmp_path, Watch(), resume=True, **kwargs)
+    assert resumed.model.seen == []
+    assert validated == [(12 if epochs else 9, dict(acc=1))]
+
+
 def test_sigterm_waits_for_accumulated_gradients(tmp_path):
     checkpoint = dict(interval=4)
     whole = train(tmp_path / 'whole', accumulate=3, checkpoint=checkpoint)

@@ -151,7 +151,7 @@ def test_killed_while_writing(folder, uninterrupted):
     assert training.wait() == [0, 0], training.log
     assert 'Nothing to resume' in training.log
     assert sorted(path.name for path in work_dir.glob('*.p*') if path.is_file()) == [
-        'iter_18.pth', LAST, 'faults.py'
+        'faults.py', 'iter_18.pth', LAST
     ]  # fmt: skip
     assert_as_if_never_interrupted(work_dir, uninterrupted)
 
