@@ -7,10 +7,13 @@ Importing :mod:`rawkd_mm` calls :func:`setup`, which
 * imports MMRazor on torch >= 2 and any MMCV (:func:`load_mmrazor`), and
 * lets configs inherit from ``mmseg::...`` where MMSegmentation is installed under another
   distribution name (:func:`mend_mmseg_lookup`).
+
+:func:`keep_from_skipping` is for the resuming of trainings.
 """
 
 import importlib
 import importlib.util
+import itertools
 import sys
 import warnings
 from contextlib import contextmanager
@@ -20,6 +23,7 @@ __all__ = [
     'TESTED_VERSIONS',
     'has_mmcv_ops',
     'installed_versions',
+    'keep_from_skipping',
     'load_mmrazor',
     'mend_mmseg_lookup',
     'setup',
@@ -134,6 +138,22 @@ def mend_mmseg_lookup() -> None:
     found = installed_versions()['mmseg']
     if found is not None and found[1] != 'unknown':
         utils.MODULE2PACKAGE['mmseg'] = found[0]
+
+
+def keep_from_skipping(loop) -> None:
+    """Let an IterBasedTrainLoop that resumes take its batches as they come.
+
+    Of the iterations that were trained already, onedl-mmengine tells its iterator to skip the
+    batches, while MMEngine 0.10.7 loads them all and throws them away.
+
+    Args:
+        loop (IterBasedTrainLoop): Its iterator must begin with the batch that comes next.
+    """
+    iterator = loop.dataloader_iterator
+    if hasattr(iterator, 'skip_iter'):
+        iterator.skip_iter = lambda num_iters: None
+    else:
+        loop.dataloader_iterator = itertools.chain(itertools.repeat(None, loop.iter), iterator)
 
 
 @contextmanager

@@ -266,6 +266,7 @@ def test_batch_schedule_and_optimizer(name):
     # ten times, the last iteration among them, whose weights a teacher is
     assert cfg.train_cfg.val_interval == iterations // 10
     assert cfg.default_hooks.checkpoint.interval == iterations // 10
+    assert cfg.default_hooks.checkpoint.type == 'ResumableCheckpointHook'
     optimizer, schedulers = cfg.optim_wrapper.optimizer, cfg.param_scheduler
     if 'swin' in student:
         expected = dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01)
@@ -310,6 +311,8 @@ def test_students_are_those_of_mmseg(name):
     parts = ['test_dataloader', 'val_dataloader', 'val_evaluator']
     if '_8xb2-80k_' in name and '-80k_' in IN_MMSEG[name] or '-160k_' in name:
         parts += ['optim_wrapper', 'param_scheduler', 'train_cfg', 'default_hooks']
+    assert ours.default_hooks.checkpoint.pop('type') == 'ResumableCheckpointHook'
+    assert theirs.default_hooks.checkpoint.pop('type') == 'CheckpointHook'
     for part in parts:
         assert without(ours[part], '_scope_') == without(theirs[part], '_scope_'), part
     # they differ in the batch

@@ -34,6 +34,7 @@ def main() -> None:
 
     # Takes seconds, which --help and a wrong argument need not wait for. It has to come before the
     # config is read: it makes `mmseg::` bases work.
+    from rawkd_mm.hooks import TrainingInterrupted
     from rawkd_mm.utils import (
         AverageLossesHook,
         UsageError,
@@ -46,6 +47,7 @@ def main() -> None:
         set_resume,
         set_work_dir,
         student_config,
+        use_resumable_checkpoints,
     )
 
     notes = []
@@ -61,7 +63,8 @@ def main() -> None:
         if args.auto_scale_lr:
             set_auto_scale_lr(cfg)
         if args.resume:
-            notes.append(set_resume(cfg, args.resume))
+            notes += set_resume(cfg, args.resume)
+        notes += use_resumable_checkpoints(cfg)
     except UsageError as error:
         sys.exit(f'train.py: error: {error}')
 
@@ -69,7 +72,11 @@ def main() -> None:
     runner.register_hook(AverageLossesHook(), priority='HIGHEST')
     for note in notes:
         runner.logger.info(note)
-    runner.train()
+    try:
+        runner.train()
+    except TrainingInterrupted as interruption:
+        leave_processes(interruption.code)
+        raise
     leave_processes()
 
 

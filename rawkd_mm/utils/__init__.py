@@ -13,6 +13,7 @@ from .config import (
     set_resume,
     set_work_dir,
     student_config,
+    use_resumable_checkpoints,
 )
 from .runner import AverageLossesHook, build_runner, leave_processes, replace_sync_batchnorm
 
@@ -35,4 +36,5 @@ __all__ = [
     'set_resume',
     'set_work_dir',
     'student_config',
+    'use_resumable_checkpoints',
 ]

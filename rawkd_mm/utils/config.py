@@ -8,6 +8,8 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import HOOKS
 
+from .checkpoint_files import POINTER, find_last_checkpoint, why_not_whole
+
 __all__ = [
     'UsageError',
     'inline_models',
@@ -19,6 +21,7 @@ __all__ = [
     'set_resume',
     'set_work_dir',
     'student_config',
+    'use_resumable_checkpoints',
 ]
 
 
@@ -76,7 +79,7 @@ def set_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def set_resume(cfg: Config, resume: str) -> str:
+def set_resume(cfg: Config, resume: str) -> list[str]:
     """Let a training go on from a checkpoint.
 
     Unlike with MMEngine's own ``resume=True``, the work dir's checkpoint counts also where the
@@ -84,42 +87,71 @@ def set_resume(cfg: Config, resume: str) -> str:
 
     Args:
         cfg (Config): Changed in place; its ``work_dir`` must be final.
-        resume (str): Path or URL of a checkpoint, or 'auto' for the last one of the work dir. If
-            the work dir has none yet, the training begins from the start.
+        resume (str): Path or URL of a checkpoint, or 'auto' for the last whole one of the work dir.
+            If the work dir has none yet, the training begins from the start.
 
     Returns:
-        str: What will happen, for the log.
+        list[str]: What will happen, for the log.
 
     Raises:
-        UsageError: If the checkpoint does not exist.
+        UsageError: If the checkpoint does not exist or is not whole.
     """
     if resume != 'auto':
-        if '://' not in resume and not osp.isfile(resume):
-            raise UsageError(
-                f'--resume {resume}: no such file. Give the path of a checkpoint, or --resume auto '
-                f'for the last one in {cfg.work_dir!r}'
-            )
+        if '://' not in resume:
+            if not osp.isfile(resume):
+                raise UsageError(
+                    f'--resume {resume}: no such file. Give the path of a checkpoint, or --resume '
+                    f'auto for the last one in {cfg.work_dir!r}'
+                )
+            reason = why_not_whole(resume)
+            if reason is not None:
+                raise UsageError(
+                    f'--resume {resume}: {reason}. Give another checkpoint, or --resume auto for '
+                    f'the last whole one in {cfg.work_dir!r}'
+                )
         cfg.resume, cfg.load_from = True, resume
-        return f'The training resumes from {resume}.'
-    pointer = osp.join(cfg.work_dir, 'last_checkpoint')
-    if not osp.isfile(pointer):
+        return [f'The training resumes from {resume}.']
+    try:
+        checkpoint, passed_over = find_last_checkpoint(cfg.work_dir)
+    except ValueError as error:
+        raise UsageError(f'--resume: {error}') from error
+    notes = [f'Not resumed from {reason}.' for reason in passed_over]
+    if checkpoint is None:
         cfg.resume = False
-        return (
-            f'Nothing to resume: {cfg.work_dir!r} has no last_checkpoint. Training from the start.'
-        )
-    with open(pointer, encoding='utf-8') as file:
-        checkpoint = file.read().strip()
-    if '://' not in checkpoint and not osp.isfile(checkpoint):
-        moved = osp.join(cfg.work_dir, osp.basename(checkpoint))
-        if not osp.isfile(moved):
-            raise UsageError(
-                f'--resume: {pointer!r} names {checkpoint!r}, which does not exist (nor does '
-                f'{moved!r}). Give a checkpoint with --resume PATH, or remove {pointer!r} to begin '
-                'from the start'
-            )
-        checkpoint = moved
+        return [
+            *notes,
+            f'Nothing to resume: {cfg.work_dir!r} has no {POINTER}. Training from the start.',
+        ]
     cfg.resume, cfg.load_from = True, checkpoint
-    return f'The training resumes from the last checkpoint, {checkpoint}.'
+    which = 'newest whole' if notes else 'last'
+    return [*notes, f'The training resumes from the {which} checkpoint, {checkpoint}.']
+
+
+def use_resumable_checkpoints(cfg: Config) -> list[str]:
+    """Save checkpoints by ``ResumableCheckpointHook`` where a config takes MMEngine's own hook.
+
+    Args:
+        cfg (Config): Changed in place.
+
+    Returns:
+        list[str]: What was done, for the log.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    # MMEngine's own default, if the config does not mention it
+    hook = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
+    name = str((hook or {}).get('type')).rpartition('.')[2]
+    if name == 'CheckpointHook':
+        cfg.default_hooks = {
+            **hooks,
+            'checkpoint': {**hook, 'type': 'ResumableCheckpointHook'},
+        }
+        return ['Checkpoints are saved by ResumableCheckpointHook instead of CheckpointHook.']
+    if name == 'ResumableCheckpointHook':
+        return []
+    return [
+        f'default_hooks.checkpoint is {hook}: a training that is resumed will not be exactly the '
+        'one that was interrupted, as with type=ResumableCheckpointHook it would be.'
+    ]
 
 
 def is_distillation(cfg: Config) -> bool:

@@ -132,13 +132,16 @@ class _CPUProcesses:
         )
 
 
-def leave_processes() -> None:
-    """Leave the process group and, with gloo, end the process with success; a tool's last call.
+def leave_processes(code: int = 0) -> None:
+    """Leave the process group and, with gloo, end the process; a tool's last call.
 
     A thread of gloo may still hold a tensor of the last collective when Python shuts down. It lets
     go of it too late, and the C++ runtime aborts the process: a run that was complete counts as
     failed. The threads cannot be waited for, as DDP keeps the group alive. So Python does what it
     does at its end (exit functions, flushing), but does not shut down.
+
+    Args:
+        code (int): What the process gives back. Defaults to 0, success.
     """
     if not torch.distributed.is_initialized():
         return
@@ -148,7 +151,7 @@ def leave_processes() -> None:
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)
 
 
 def build_runner(cfg: Config) -> Runner:

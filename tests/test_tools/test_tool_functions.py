@@ -1,6 +1,7 @@
 """What the tools are made of, without starting them."""
 
 import copy
+import os
 import subprocess
 import sys
 
@@ -13,26 +14,67 @@ from torch import nn
 from rawkd_mm import utils
 
 
+def checkpoint_in(folder, iteration):
+    path = folder / f'iter_{iteration}.pth'
+    torch.save(dict(meta=dict(iter=iteration), state_dict=dict(), optimizer=dict()), path)
+    os.utime(path, (iteration, iteration))
+    return path
+
+
 def test_resume_auto_prefers_the_work_dir_to_load_from(tmp_path):
     cfg = Config(dict(work_dir=str(tmp_path), load_from='imagenet.pth', resume=False))
-    assert utils.set_resume(cfg, 'auto').startswith('Nothing to resume')
+    (note,) = utils.set_resume(cfg, 'auto')
+    assert note.startswith('Nothing to resume')
     assert (cfg.resume, cfg.load_from) == (False, 'imagenet.pth')
-    (tmp_path / 'iter_2.pth').touch()
+    path = checkpoint_in(tmp_path, 2)
     (tmp_path / 'last_checkpoint').write_text('/gone/iter_2.pth')
-    utils.set_resume(cfg, 'auto')
-    assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / 'iter_2.pth'))
-    (tmp_path / 'iter_2.pth').unlink()
-    with pytest.raises(utils.UsageError, match=r"names '/gone/iter_2.pth', which does not exist"):
+    (note,) = utils.set_resume(cfg, 'auto')
+    assert note == f'The training resumes from the last checkpoint, {path}.'
+    assert (cfg.resume, cfg.load_from) == (True, str(path))
+    path.unlink()
+    with pytest.raises(utils.UsageError, match=r"'/gone/iter_2.pth' does not exist.*--resume PATH"):
         utils.set_resume(cfg, 'auto')
+
+
+def test_resume_auto_passes_over_what_is_not_whole(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path)))
+    whole, torn = checkpoint_in(tmp_path, 1), checkpoint_in(tmp_path, 2)
+    (tmp_path / 'last_checkpoint').write_text(str(torn))
+    os.truncate(torn, 100)
+    passed_over, note = utils.set_resume(cfg, 'auto')
+    assert passed_over.startswith(f"Not resumed from '{torn}': it was cut off")
+    assert note == f'The training resumes from the newest whole checkpoint, {whole}.'
+    assert cfg.load_from == str(whole)
 
 
 def test_resume_path(tmp_path):
     cfg = Config(dict(work_dir=str(tmp_path)))
     url = 'https://example.org/iter_2.pth'
-    utils.set_resume(cfg, url)
+    assert utils.set_resume(cfg, url) == [f'The training resumes from {url}.']
     assert (cfg.resume, cfg.load_from) == (True, url)
     with pytest.raises(utils.UsageError, match='--resume nowhere.pth: no such file.*--resume auto'):
         utils.set_resume(cfg, 'nowhere.pth')
+    path = checkpoint_in(tmp_path, 2)
+    utils.set_resume(cfg, str(path))
+    assert cfg.load_from == str(path)
+    os.truncate(path, 100)
+    with pytest.raises(utils.UsageError, match='iter_2.pth: it was cut off.*--resume auto for'):
+        utils.set_resume(cfg, str(path))
+
+
+def test_resumable_checkpoints():
+    cfg = Config(dict(default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=7))))
+    assert len(utils.use_resumable_checkpoints(cfg)) == 1
+    assert cfg.default_hooks.checkpoint == dict(type='ResumableCheckpointHook', interval=7)
+    assert utils.use_resumable_checkpoints(cfg) == []
+    cfg = Config(dict())  # MMEngine's default
+    utils.use_resumable_checkpoints(cfg)
+    assert cfg.default_hooks.checkpoint == dict(type='ResumableCheckpointHook', interval=1)
+    for hook in (None, dict(type='MyHook')):
+        cfg = Config(dict(default_hooks=dict(checkpoint=hook)))
+        (note,) = utils.use_resumable_checkpoints(cfg)
+        assert f'default_hooks.checkpoint is {hook}' in note
+        assert cfg.default_hooks.checkpoint == hook
 
 
 def test_auto_scale_lr_needs_a_base(tmp_path):

@@ -19,4 +19,5 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
     dict(type='PolyLR', eta_min=0.0, power=1.0, begin=1500, end=160000, by_epoch=False),
 ]
+default_hooks = dict(checkpoint=dict(type='ResumableCheckpointHook'))
 auto_scale_lr = dict(enable=False, base_batch_size=16)

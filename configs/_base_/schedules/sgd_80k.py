@@ -3,4 +3,5 @@
 # assumption: the same on VOC 2012 and ADE20K, and MMSegmentation's optimizer
 _base_ = 'mmseg::_base_/schedules/schedule_80k.py'
 
+default_hooks = dict(checkpoint=dict(type='ResumableCheckpointHook'))
 auto_scale_lr = dict(enable=False, base_batch_size=16)
