@@ -130,12 +130,12 @@ class ResumableCheckpointHook(CheckpointHook):
         before = self._resumed_from.get('batches')
         if before is None:  # saved by MMEngine's own hook
             before = dict(now, done=loop.iter - loop.epoch * now['per_epoch'])
-        changed = {name: (before.get(name), now[name]) for name in now if before[name] != now[name]}
+        changed = {k: (before[k], now[k]) for k in now if before[k] != now[k]}
         if changed:
             runner.logger.warning(
                 'The training is resumed otherwise than it was begun, so that its data come in '
                 'another order: '
-                + ', '.join(f'{name} was {was}, is {now}' for name, (was, now) in changed.items())
+                + ', '.join(f'{name} was {old}, is {new}' for name, (old, new) in changed.items())
                 + '.'
             )
         if isinstance(loop, IterBasedTrainLoop):
@@ -148,7 +148,9 @@ class ResumableCheckpointHook(CheckpointHook):
         """What the order of the data depends on."""
         batches = runner.train_dataloader.batch_sampler
         return dict(
-            processes=get_world_size(), batch_size=batches.batch_size, per_epoch=len(batches)
+            processes=get_world_size(),
+            batch_size=getattr(batches, 'batch_size', None),
+            per_epoch=len(batches),
         )
 
     def before_train_iter(
@@ -274,7 +276,7 @@ class ResumableCheckpointHook(CheckpointHook):
                 runner.save_checkpoint(
                     self.out_dir,
                     _INTERRUPTED,
-                    self.file_client_args,
+                    file_client_args=self.file_client_args,
                     meta=dict(epoch=runner.epoch, iter=iteration),
                     by_epoch=False,
                     backend_args=self.backend_args,

@@ -216,6 +216,16 @@ def test_middle_of_an_epoch(tmp_path, killed_after, loader):
     assert batches == expected + expected[:killed_after] + expected[(killed_after - 1) // 2 * 2 :]
 
 
+def test_checkpoints_of_epochs(tmp_path):
+    kwargs = dict(epochs=3, val=1, checkpoint=dict(by_epoch=True, interval=1))
+    whole = train(tmp_path / 'whole', **kwargs)
+    with pytest.raises(Killed):
+        train(tmp_path / 'killed', Call(7, die), **kwargs)
+    resumed = train(tmp_path / 'killed', resume=True, **kwargs)
+    assert resumed.model.seen == whole.model.seen[4:]
+    assert torch.equal(resumed.model.weight, whole.model.weight)
+
+
 def test_aspect_ratio_batches(tmp_path, mmdet):
     loader = dict(batch_sampler=dict(type='mmdet.AspectRatioBatchSampler'), num_workers=2)
     whole, _ = assert_resumed(tmp_path, 7, epochs=3, loader=loader)
