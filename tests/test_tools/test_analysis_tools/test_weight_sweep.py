@@ -116,16 +116,18 @@ def test_student_alone(sweep):
 def test_a_failed_training_is_reported_and_done_again_by_its_printed_command(sweep, project):
     broken = sweep.folder / FOLDER / 'md-w10-seed1'
     broken.mkdir()
-    (broken / 'last_checkpoint').write_text('gone.pth')
+    (broken / 'last_checkpoint').write_text('iter_10.pth')
+    (broken / 'iter_10.pth').write_text('no checkpoint')
     command = ('sweep.py', '--method', 'md', '--weights', 10, '--seeds', 0, 1, '--jobs', 2)
     code, out, err = sweep(*command)
     assert code == 1
     assert '1 of 2 trainings failed' in err
     assert f'the training md-w10-seed1 failed; the end of {FOLDER}/md-w10-seed1/train.log' in err
-    assert "names 'gone.pth', which does not exist" in err
+    assert 'no whole checkpoint to go on from' in err and 'iter_10.pth' in err
     assert [row['seed'] for row in rows(sweep.folder) if row['method'] == 'md'] == ['0']
 
     (broken / 'last_checkpoint').unlink()
+    (broken / 'iter_10.pth').unlink()
     code, out, _ = sweep(*command, '--print')
     (printed,) = out.splitlines()
     assert f'--work-dir {FOLDER}/md-w10-seed1' in printed and 'loss.type=MagnitudeLoss' in printed
