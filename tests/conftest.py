@@ -7,21 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope
 
 from rawkd_mm.compat import has_mmcv_ops, installed_versions
 
 TESTS = Path(__file__).parent
-
-
-@pytest.fixture(autouse=True)
-def _same_scope():
-    """Leave MMEngine's default scope as it was: what a config or a runner sets stays for good."""
-    scopes = DefaultScope._instance_dict
-    before = dict(scopes)
-    yield
-    scopes.clear()
-    scopes.update(before)
 
 
 @pytest.fixture(scope='session')

@@ -14,7 +14,7 @@ import yaml
 from mmengine.config import utils as config_utils
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmrazor.registry import MODELS as RAZOR_MODELS
 from zoo import (
     CONFIGS,
@@ -346,12 +346,12 @@ def batch_of(cfg, model, root, sizes):
     return batch
 
 
+@DefaultScope.overwrite_default_scope('mmdet')
 def check_one_iteration(name, digits, folder):
     """Build the models at full size and train for one iteration on two small images."""
     cfg = buildable(name)
     student = student_of(name)
     torch.manual_seed(0)
-    init_default_scope('mmdet')
     if cfg.model.get('init_student'):
         # there is nothing to inherit from a random teacher: a checkpoint of one will do
         teacher = MODELS.build(resolve_model(cfg.model.teacher))
