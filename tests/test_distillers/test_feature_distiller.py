@@ -25,6 +25,7 @@ from helpers import (
 )
 from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from mmrazor.models import losses as mmrazor_losses
 from mmrazor.registry import MODELS
@@ -35,6 +36,14 @@ from rawkd_mm.distillers import FeatureDistiller
 from rawkd_mm.distillers.feature_distiller import _fill_channels, dry_run
 from rawkd_mm.functional import angular_distance
 from rawkd_mm.losses import CADLoss, LADLoss
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    """MMRazor's, whatever scope another test left."""
+    with DefaultScope.overwrite_default_scope('mmrazor'):
+        yield
+
 
 CAD = dict(type='CADLoss')
 CAD_BOTTLENECK = 'distill.loss_cad_decode_head.bottleneck'
