@@ -32,23 +32,21 @@ __all__ = [
 # Import name -> {distribution name: versions the tests have run with}. Of several distributions that
 # provide the same import name the first installed one counts.
 TESTED_VERSIONS = {
-    'torch': {'torch': ('2.10',)},
-    'mmengine': {'onedl-mmengine': ('0.10.12',)},
-    'mmcv': {'onedl-mmcv': ('2.3.6',)},
-    'mmseg': {'onedl-mmsegmentation': ('1.4.2',)},
-    'mmdet': {'onedl-mmdetection': ('3.5.1',)},
+    'torch': {'torch': ('2.10', '2.1')},
+    'mmengine': {'onedl-mmengine': ('0.10.12',), 'mmengine': ('0.10.7',)},
+    'mmcv': {'onedl-mmcv': ('2.3.6',), 'mmcv': ('2.1.0',)},
+    'mmseg': {'onedl-mmsegmentation': ('1.4.2',), 'mmsegmentation': ('1.2.2',)},
+    'mmdet': {'onedl-mmdetection': ('3.5.1',), 'mmdet': ('3.3.0',)},
     'mmrazor': {'mmrazor': ('1.0.0',)},
 }
 # Other distributions of the same import names, not yet tested.
 _OTHER_DISTRIBUTIONS = {
-    'mmengine': ('mmengine', 'mmengine-lite'),
-    'mmcv': ('mmcv', 'mmcv-lite'),
-    'mmseg': ('mmsegmentation',),
-    'mmdet': ('mmdet',),
+    'mmengine': ('mmengine-lite',),
+    'mmcv': ('mmcv-lite',),
 }
 _OPTIONAL = ('mmdet',)
-# Needed by MMRazor and MMSegmentation, declared by neither.
-_UNDECLARED = {'joblib': 'mmrazor', 'ftfy': 'mmseg'}
+# Needed by MMRazor and MMSegmentation 1.2.2, declared by neither.
+_UNDECLARED = {'joblib': 'mmrazor', 'ftfy': 'mmseg', 'regex': 'mmseg'}
 
 # What MMRazor 1.0.0 has to see: with a torch before 1.13 its quantization package, which uses names
 # that torch 2.0 removed, takes its own "not available" path; newer MMCV it refuses by an assertion.

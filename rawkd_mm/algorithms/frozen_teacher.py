@@ -13,7 +13,7 @@ from mmrazor.models import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder, ParameterRecorder
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from ..distillers import run_for_features
 from ..registry import MODELS
@@ -179,7 +179,7 @@ class _UsedTensors(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func not in self._ASK_ONLY:
-            leaves = tree_leaves((args, kwargs))
+            leaves = tree_flatten((args, kwargs))[0]
             self.ids.update(id(leaf) for leaf in leaves if isinstance(leaf, Tensor))
         return func(*args, **kwargs)
 
