@@ -8,7 +8,8 @@ Importing :mod:`rawkd_mm` calls :func:`setup`, which
 * lets configs inherit from ``mmseg::...`` where MMSegmentation is installed under another
   distribution name (:func:`mend_mmseg_lookup`).
 
-:func:`keep_from_skipping` is for the resuming of trainings.
+:func:`keep_from_skipping` is for the resuming of trainings, :func:`channel_swap_and_padding` for
+teachers whose images are made otherwise than the student's.
 """
 
 import importlib
@@ -21,6 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 __all__ = [
     'TESTED_VERSIONS',
+    'channel_swap_and_padding',
     'has_mmcv_ops',
     'installed_versions',
     'keep_from_skipping',
@@ -136,6 +138,27 @@ def mend_mmseg_lookup() -> None:
     found = installed_versions()['mmseg']
     if found is not None and found[1] != 'unknown':
         utils.MODULE2PACKAGE['mmseg'] = found[0]
+
+
+def channel_swap_and_padding(preprocessor) -> tuple:
+    """Ask a data_preprocessor what it does to images besides normalising them.
+
+    MMEngine's ImgDataPreprocessor has ``_channel_conversion`` and ``pad_value``; mmseg 1.2.2's
+    SegDataPreProcessor, which does not derive from it, ``channel_conversion`` and ``pad_val``.
+
+    Args:
+        preprocessor (nn.Module): The data_preprocessor of a model.
+
+    Returns:
+        tuple[bool | None, Number]: Whether it reverses the channels, None if it does not tell; and
+        the value that it pads images with, 0 if it does not tell.
+    """
+
+    def first(names, default):
+        return next((getattr(preprocessor, n) for n in names if hasattr(preprocessor, n)), default)
+
+    swap = first(('_channel_conversion', 'channel_conversion'), None)
+    return swap, first(('pad_value', 'pad_val'), 0)
 
 
 def keep_from_skipping(loop) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
+from ..compat import channel_swap_and_padding
 from ..distillers import run_for_features
 from ..registry import MODELS
 from ..utils.config import resolve_model
@@ -98,15 +99,13 @@ def _normalization(preprocessor: nn.Module, role: str) -> _Normalization | None:
     if type(preprocessor) is BaseDataPreprocessor:
         return None
     enabled = getattr(preprocessor, '_enable_normalize', None)
-    swap = getattr(preprocessor, '_channel_conversion', None)
+    swap, pad_value = channel_swap_and_padding(preprocessor)
     if enabled is None or swap is None:
         raise ValueError(
             f"the {role}'s data_preprocessor {type(preprocessor).__name__} does not tell its mean, "
             'std and channel order, so that the images of the two models cannot be compared. Use '
             "one that derives from MMEngine's ImgDataPreprocessor."
         )
-    # mmseg 1.2 calls it pad_val
-    pad_value = getattr(preprocessor, 'pad_value', getattr(preprocessor, 'pad_val', 0))
     result = _RAW._replace(swap=swap, pad_value=float(pad_value))
     if enabled:
         result = result._replace(mean=preprocessor.mean.float(), std=preprocessor.std.float())
