@@ -76,7 +76,9 @@ setup(
         'numpy>=1.23',
         'mmrazor==1.0.0',  # the last release; `rawkd_mm.compat` is written for exactly this one
         'joblib>=1.2',  # imported by mmrazor, not declared by it
-        'ftfy>=6.1',  # imported by mmseg; mmsegmentation 1.2.2 does not declare it
+        # imported by mmseg; mmsegmentation 1.2.2 does not declare them
+        'ftfy>=6.1',
+        'regex',
     ],
     extras_require={
         'modern': [
