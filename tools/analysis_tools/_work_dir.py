@@ -1,8 +1,8 @@
 """What a training left in its work dir: config, checkpoint, curves, environment, command, time."""
 
 import re
-import time
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from _trainings import (
 )
 
 _COMMAND = re.compile(r' - INFO - Command: (.+)')
+_TIME = re.compile(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - ', re.MULTILINE)
 _ENVIRONMENT = re.compile(r'\n-{60}\n(System environment:.+?)\n-{60}\n', re.DOTALL)
 
 
@@ -151,8 +152,9 @@ class WorkDir:
 
     @cached_property
     def _logs(self) -> list[str]:
-        paths = [path for session in self.sessions for path in sorted(session.glob('*.log'))]
-        return [path.read_text(errors='replace') for path in paths]
+        """The text of each session's log, '' where there is none."""
+        paths = [sorted(session.glob('*.log')) for session in self.sessions]
+        return [found[0].read_text(errors='replace') if found else '' for found in paths]
 
     @property
     def commands(self) -> list[str]:
@@ -166,12 +168,11 @@ class WorkDir:
         return found[-1] if found else None
 
     @property
-    def times(self) -> list[tuple[str, float]]:
-        """Start (local time of the training machine) and seconds of each session, by their logs."""
+    def times(self) -> list[tuple[datetime, float]]:
+        """When each session began (its machine's local time), and how many seconds it logged."""
         result = []
-        for session in self.sessions:
-            start = time.strptime(session.name, '%Y%m%d_%H%M%S')
-            end = (session / 'vis_data/scalars.json').stat().st_mtime
-            seconds = max(0.0, end - time.mktime(start))
-            result.append((time.strftime('%Y-%m-%d %H:%M:%S', start), seconds))
+        for log in self._logs:
+            found = [datetime.strptime(x, '%Y/%m/%d %H:%M:%S') for x in _TIME.findall(log)]
+            if found:
+                result.append((found[0], (found[-1] - found[0]).total_seconds()))
         return result

@@ -14,9 +14,11 @@ import argparse
 import base64
 import contextlib
 import io
+import os
 import shlex
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -293,7 +295,7 @@ class Report:
         others = [column for column in (ALONE, TEACHER) if column in columns]
         return dict(
             columns=columns,
-            deltas=[f'{self.label} − {column}' for column in others],
+            deltas=[f'vs {column}' for column in others],
             rows=[
                 (
                     name,
@@ -385,7 +387,8 @@ def progressing(progress, label: str):
         progress.update(task, completed=done, total=number)
 
     yield advance
-    progress.update(task, completed=1, total=1) if progress.tasks[task].total is None else None
+    if progress.tasks[task].total is None:  # there was nothing to do
+        progress.update(task, completed=1, total=1)
 
 
 def make_pictures(report: Report, progress) -> dict | None:
@@ -451,7 +454,8 @@ def paint_angles(angles: list, shown: list) -> list[dict]:
 
     result = []
     for number, pair in enumerate(angles):
-        high = max(float(values.max()) for maps in pair.maps.values() for values in maps)
+        every = [values for maps in pair.maps.values() for values in maps]
+        low, high = float(min(v.min() for v in every)), float(max(v.max() for v in every))
         kinds = [k for k in (fa.ALONE, fa.DISTILLED, fa.CONNECTOR) if k in pair.maps]
         rows = [
             dict(
@@ -459,14 +463,14 @@ def paint_angles(angles: list, shown: list) -> list[dict]:
                 pictures=[
                     (
                         f'{kind}: {pair.maps[kind][k].mean():.0f}°',
-                        to_url(Picture(paint_map(pair.maps[kind][k], 0, high))),
+                        to_url(Picture(paint_map(pair.maps[kind][k], low, high))),
                     )
                     for kind in kinds
                 ],
             )
             for k, index in enumerate(shown)
         ]
-        bar = draw_colour_bar(f'angles{number}', 0, high, 'angle (degrees)')
+        bar = draw_colour_bar(f'angles{number}', low, high, 'angle (degrees)')
         means = [(kind, pair.mean(kind)) for kind in kinds]
         result.append(
             dict(pair=pair.pair, rows=rows, bar=bar, means=means, fitted_on=pair.fitted_on)
@@ -517,8 +521,8 @@ def render(report: Report, evaluations: dict, pictures: dict | None) -> str:
         is_distillation=report.is_distillation,
         runs=runs,
         config=report.cfg.pretty_text,
-        versions={name: version for name, version in installed_versions().items() if version},
-        command=shlex.join(['python', *sys.argv]),
+        versions=[' '.join(found) for found in installed_versions().values() if found],
+        command=shlex.join(['python', os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         written=time.strftime('%Y-%m-%d %H:%M:%S'),
     )
 
@@ -533,7 +537,8 @@ def main() -> None:
     from rawkd_mm.utils import CheckpointError, UsageError
 
     matplotlib.use('agg')
-    MMLogger.get_instance('report', log_level='WARNING')  # else it prints what it loads and tables
+    MMLogger.get_instance('report', log_level='ERROR')  # else it prints what it loads, and tables
+    warnings.filterwarnings('ignore', module='mm(cv|seg|det|engine)')
     out = args.out or args.work_dir / 'report.html'
     try:
         report = Report(args)
