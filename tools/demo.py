@@ -2,9 +2,10 @@
 """The method in one command: teacher, student alone, LAD and CAD on DigitScenes, and a table.
 
 Makes the data, trains the teacher once and the students for every seed, and writes to --work-dir:
-table.md, results.json, predictions.png, curves.png, report.html and one folder a training. What is finished is
-not done again; an interrupted training goes on from its last checkpoint. Several trainings run side
-by side, which is faster than one after the other: models this small leave cores waiting.
+table.md, results.json, predictions.png, curves.png, report.html (of CAD) and one folder a training.
+What is finished is not done again; an interrupted training goes on from its last checkpoint. Several
+trainings run side by side, which is faster than one after the other: models this small leave cores
+waiting.
 
 --task seg is segmentation by PSPNet, --task det detection by RetinaNet, for which MMDetection and
 MMCV's compiled operators are needed (make env-test).
