@@ -98,7 +98,7 @@ setup(
             'opencv-python-headless<4.12',  # the last that runs with numpy<2
         ],
         'det': ['onedl-mmdetection>=3.5.1'],  # with `modern`; `classic` has its mmdet
-        'demo': ['scikit-learn>=1.3', 'matplotlib>=3.7'],
+        'demo': ['scikit-learn>=1.3', 'matplotlib>=3.7', 'jinja2>=3.1'],
         'tests': [
             'pytest>=8',
             'pytest-timeout>=2.3',

@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Train a model: a student alone or with its teacher, segmentor or detector, on GPUs or the CPU."""
 
+import shlex
 import sys
 
 from _common import add_run_options, make_parser, parse_args
@@ -70,6 +71,7 @@ def main() -> None:
 
     runner = build_runner(cfg)
     runner.register_hook(AverageLossesHook(), priority='HIGHEST')
+    runner.logger.info(f'Command: {shlex.join([sys.executable, *sys.argv])}')
     for note in notes:
         runner.logger.info(note)
     try:

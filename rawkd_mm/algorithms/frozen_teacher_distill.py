@@ -12,7 +12,7 @@ from mmrazor.models import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
 from torch import Tensor, nn
 
-from ..distillers import FeatureDistiller
+from ..distillers import FeatureDistiller, PairFeatures, run_for_features
 from ..registry import register_model
 from .frozen_teacher import FrozenTeacher, build_model, build_teacher, listing
 
@@ -189,9 +189,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if self.distillation_stopped:
             return self._keep_connectors(self._student_losses(batch_inputs, data_samples))
         distiller = self.distiller
-        distiller.set_deliveries_override(False)
-        with distiller.teacher_recorders, distiller.deliveries:
-            self._frozen_teacher.extract(batch_inputs, data_samples)
+        self._run_teacher(batch_inputs, data_samples)
         distiller.set_deliveries_override(True)
         with distiller.student_recorders, distiller.deliveries:
             losses = self._student_losses(batch_inputs, data_samples)
@@ -199,10 +197,49 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         given = (data_samples,) if isinstance(distiller, FeatureDistiller) else ()
         losses.update(add_prefix(distiller.compute_distill_losses(*given), 'distill'))
         # The graph keeps what backward needs; the rest need not wait for the next iteration.
-        for manager in (distiller.teacher_recorders, distiller.student_recorders):
+        self._forget_features()
+        return losses
+
+    @torch.no_grad()
+    def extract_features(
+        self, batch_inputs: Tensor, data_samples: list[BaseDataElement] | None = None
+    ) -> dict[str, PairFeatures]:
+        """Run both models for the features that a ``FeatureDistiller`` compares, and no further.
+
+        Args:
+            batch_inputs (Tensor): Images, shape (B, C, H, W).
+            data_samples (list, optional): What belongs to them.
+
+        Returns:
+            dict[str, PairFeatures]: The features of each pair, by its name, without gradient.
+
+        Raises:
+            TypeError: If the distiller is none.
+        """
+        distiller = self.distiller
+        if not isinstance(distiller, FeatureDistiller):
+            raise TypeError(
+                f'features are compared by a FeatureDistiller, not by {type(distiller).__name__}'
+            )
+        self._run_teacher(batch_inputs, data_samples)
+        with distiller.student_recorders:
+            sources = [pair.student.module for pair in distiller.pairs]
+            run_for_features(self.student, batch_inputs, data_samples, sources)
+        features = {pair.name: distiller.features(pair) for pair in distiller.pairs}
+        self._forget_features()
+        return features
+
+    def _run_teacher(
+        self, batch_inputs: Tensor, data_samples: list[BaseDataElement] | None
+    ) -> None:
+        self.distiller.set_deliveries_override(False)
+        with self.distiller.teacher_recorders, self.distiller.deliveries:
+            self._frozen_teacher.extract(batch_inputs, data_samples)
+
+    def _forget_features(self) -> None:
+        for manager in (self.distiller.teacher_recorders, self.distiller.student_recorders):
             for recorder in manager.recorders.values():
                 recorder.reset_data_buffer()
-        return losses
 
     def _student_losses(
         self, batch_inputs: Tensor, data_samples: list[BaseDataElement] | None

@@ -1,6 +1,6 @@
 """Distillers and recorders, registered in MMRazor's MODELS and TASK_UTILS."""
 
-from .feature_distiller import FeatureDistiller, FeaturePair, run_for_features
+from .feature_distiller import FeatureDistiller, FeaturePair, PairFeatures, run_for_features
 from .feature_recorder import FeatureRecorder, FeatureSource
 
 __all__ = [
@@ -8,5 +8,6 @@ __all__ = [
     'FeaturePair',
     'FeatureRecorder',
     'FeatureSource',
+    'PairFeatures',
     'run_for_features',
 ]

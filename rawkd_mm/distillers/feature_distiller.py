@@ -63,6 +63,20 @@ class FeaturePair(NamedTuple):
         return f'{self.key}_{role}'
 
 
+class PairFeatures(NamedTuple):
+    """The features of a pair in the last forward.
+
+    Attributes:
+        student (Tensor): The student's, as its module gave it.
+        aligned (Tensor): The same with the channels, height and width of the teacher's.
+        teacher (Tensor): The teacher's, shape (B, C, H, W) of a map.
+    """
+
+    student: Tensor
+    aligned: Tensor
+    teacher: Tensor
+
+
 def _method_name(loss: dict) -> str:
     """'CADLoss' -> 'cad', 'mmrazor.ChannelWiseDivergence' -> 'channelwisedivergence'."""
     name = loss['type'] if isinstance(loss['type'], str) else loss['type'].__name__
@@ -534,21 +548,36 @@ class FeatureDistiller(ConfigurableDistiller):
         losses = super().compute_distill_losses()
         self.geometry = {}
         for pair in self.pairs:
-            student = self._feature('student', pair.student)
-            teacher = self._feature('teacher', pair.teacher)
-            if self.student_trainable and torch.is_grad_enabled() and not student.requires_grad:
+            feature, student, teacher = self.features(pair)
+            if self.student_trainable and torch.is_grad_enabled() and not feature.requires_grad:
                 raise RuntimeError(
                     f'{pair.name}: the student feature has no gradient, so that the student would '
                     'learn nothing from it. It is frozen (frozen_stages), or lies within a block '
                     'that runs under activation checkpointing (with_cp=True): choose a later '
                     'module, or the whole block.'
                 )
-            student = self._align(pair, student, teacher)
             losses[pair.name] = self._compare(pair, student, teacher, data_samples)
             if self.record_geometry:
                 with torch.no_grad():
                     self.geometry[pair.name] = functional.decompose(student, teacher)
         return losses
+
+    def features(self, pair: FeaturePair) -> PairFeatures:
+        """Give what the recorders hold of a pair, and align it.
+
+        Args:
+            pair (FeaturePair): One of ``pairs``.
+
+        Returns:
+            PairFeatures: The features.
+
+        Raises:
+            RuntimeError: If a feature was not produced in the last forward, or more than once, or
+                overwritten.
+        """
+        student = self._feature('student', pair.student)
+        teacher = self._feature('teacher', pair.teacher)
+        return PairFeatures(student, self._align(pair, student, teacher), teacher)
 
     def _recorder(self, role: str, source: FeatureSource) -> FeatureRecorder:
         manager = self.student_recorders if role == 'student' else self.teacher_recorders

@@ -21,6 +21,7 @@ __all__ = [
     'set_resume',
     'set_work_dir',
     'student_config',
+    'teacher_config',
     'use_resumable_checkpoints',
 ]
 
@@ -232,6 +233,25 @@ def student_config(cfg: Config) -> Config:
     cfg.model = student
     if cfg.get('custom_hooks'):
         cfg.custom_hooks = [hook for hook in cfg.custom_hooks if not _is_about_distillation(hook)]
+    return cfg
+
+
+def teacher_config(cfg: Config) -> Config:
+    """Reduce a distillation to its teacher, with the data and evaluators of the student.
+
+    Args:
+        cfg (Config): A distillation, see :func:`is_distillation`, with a teacher.
+
+    Returns:
+        Config: A copy, in which ``model`` is the teacher with its own data_preprocessor, or where
+        it has none with the student's.
+    """
+    preprocessor = student_config(cfg).model.get('data_preprocessor')
+    cfg = copy.deepcopy(cfg)
+    teacher = resolve_model(cfg.model.teacher)
+    if preprocessor is not None:
+        teacher.setdefault('data_preprocessor', preprocessor)
+    cfg.model = teacher
     return cfg
 
 
