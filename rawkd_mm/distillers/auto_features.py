@@ -68,7 +68,7 @@ def measure_feature(model: BaseModel, text: str, shape: Sequence[int] = (3, 256,
     """
     source = FeatureSource.parse(text)
     recorder = FeatureRecorder(source.module, source.is_input)
-    recorder.prepare_from_model(model)
+    recorder.initialize(model)
     dry_run(model, shape, [recorder])
     recorder.clone_if_overwritten()
     tensor = recorder.get_record_data(data_idx=source.index)
@@ -171,7 +171,11 @@ def _feature_before_classifier(model: BaseModel, role: str, shape: Sequence[int]
             'tools/inspect_features.py lists them'
         )
     name, _, feature, _ = classified[-1]
-    if role == 'student' and heads is not None and not name.startswith(f'decode_head.{len(heads) - 1}.'):
+    if (
+        role == 'student'
+        and heads is not None
+        and not name.startswith(f'decode_head.{len(heads) - 1}.')
+    ):
         raise AutoFeatureError(
             f"the student's {type(last).__name__} classifies single points, and the last map that is "
             f'classified is that of {name!r}. {type(model).__name__} runs that head twice in each '
@@ -228,7 +232,7 @@ def _no_classifier(head: str, role: str) -> AutoFeatureError:
 
 def _levels_of_neck(model: BaseModel, role: str, shape: Sequence[int]) -> list[Feature]:
     recorder = FeatureRecorder('neck')
-    recorder.prepare_from_model(model)
+    recorder.initialize(model)
     dry_run(model, shape, [recorder])
     output = recorder.data_buffer[0]
     is_tuple = isinstance(output, (list, tuple))
@@ -236,7 +240,7 @@ def _levels_of_neck(model: BaseModel, role: str, shape: Sequence[int]) -> list[F
     recorder.reset_data_buffer()
     if not all(isinstance(level, Tensor) and level.dim() == 4 for level in levels):
         raise AutoFeatureError(
-            f"the neck of the {role} {type(model).__name__} gives something else than feature maps "
+            f'the neck of the {role} {type(model).__name__} gives something else than feature maps '
             'of shape (B, C, H, W). Name the features (--features STUDENT=TEACHER); '
             'tools/inspect_features.py lists them'
         )

@@ -65,9 +65,10 @@ def _published_config(name: str) -> Config:
             ) from error
         folder = Path(spec.origin).parent / '.mim' / 'configs'
         names = [str(file.relative_to(folder)) for file in folder.glob('*/*.py')]
-        close = difflib.get_close_matches(path, names, n=3) or [
-            n for n in names if n.partition('/')[0] == path.partition('/')[0]
-        ][:5]
+        close = (
+            difflib.get_close_matches(path, names, n=3)
+            or [n for n in names if n.partition('/')[0] == path.partition('/')[0]][:5]
+        )
         raise UsageError(
             f'{package} has no config {path!r}'
             + (f'; the closest are {", ".join(close)}' if close else '')

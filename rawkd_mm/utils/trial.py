@@ -156,7 +156,7 @@ def run_one_iteration(
             f'one iteration on 2 made-up images of {size[0]}x{size[1]} failed: '
             f'{type(error).__name__}: {error}'
         ) from error
-    log = {name: float(value) for name, value in log.items()}
+    log = {name: value.detach().item() for name, value in log.items()}
     wrong = [f'{name}={value}' for name, value in log.items() if not np.isfinite(value)]
     if wrong:
         raise TrialError(f'losses that are not finite after one iteration: {", ".join(wrong)}')
