@@ -204,11 +204,14 @@ def _asks_for_samples(loss: nn.Module) -> inspect.Parameter | None:
 
 
 def _recorder_name(source: FeatureSource) -> str:
-    return f'feature {source.module}'
+    return f'feature {source.module}' + (':input' if source.is_input else '')
 
 
 def _add_recorders(recorders: dict | None, sources: Sequence[FeatureSource]) -> dict:
-    ours = {_recorder_name(s): dict(type='Feature', source=s.module) for s in sources}
+    ours = {
+        _recorder_name(s): dict(type='Feature', source=s.module, is_input=s.is_input)
+        for s in sources
+    }
     return {**(recorders or {}), **ours}
 
 
@@ -310,7 +313,8 @@ class FeatureDistiller(ConfigurableDistiller):
         pairs (list[dict]): Each with
 
             - student (str): Path of the student's module, with an index if its output is a tuple:
-              ``'decode_head.bottleneck'``, ``'neck[0]'``.
+              ``'decode_head.bottleneck'``, ``'neck[0]'``. ``'decode_head.dropout:input'`` is what
+              a module is given, for features that are no module's output.
             - teacher (str): The same of the teacher.
             - loss (dict, optional): Config of a loss whose ``forward`` takes what comes from the
               student's and from the teacher's feature as its first two arguments. If it has a

@@ -17,12 +17,14 @@ from .config import (
     use_resumable_checkpoints,
 )
 from .runner import AverageLossesHook, build_runner, leave_processes, replace_sync_batchnorm
+from .trial import TrialError, made_up_batch, number_of_classes, run_one_iteration
 
 __all__ = [
     'AverageLossesHook',
     'Bf16OptimWrapper',
     'CheckpointError',
     'RequireAllWeightsHook',
+    'TrialError',
     'UsageError',
     'build_runner',
     'inline_models',
@@ -30,9 +32,12 @@ __all__ = [
     'leave_processes',
     'load_all_weights',
     'load_config',
+    'made_up_batch',
     'make_paths_relative',
+    'number_of_classes',
     'replace_sync_batchnorm',
     'resolve_model',
+    'run_one_iteration',
     'set_amp',
     'set_auto_scale_lr',
     'set_resume',

@@ -1,8 +1,11 @@
 """Reading configs and changing them: resume, reduce to the student, make self-contained."""
 
 import copy
+import difflib
+import importlib.util
 import os.path as osp
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -34,16 +37,43 @@ def load_config(filename: str, options: dict | None = None) -> Config:
     """Read a config file; ``mmseg::`` bases work, as :mod:`rawkd_mm` is imported already.
 
     Args:
-        filename (str): Path of a text config.
+        filename (str): Path of a text config, or the name of a published one such as
+            ``'mmseg::pspnet/pspnet_r18-d8_...py'``.
         options (dict, optional): ``a.b.c=value`` entries that override the file's.
 
     Returns:
         Config: The config.
+
+    Raises:
+        UsageError: If a name is none of a published config; names the closest that there are.
     """
-    cfg = Config.fromfile(filename)
+    cfg = _published_config(filename) if '::' in filename else Config.fromfile(filename)
     if options:
         cfg.merge_from_dict(options)
     return cfg
+
+
+def _published_config(name: str) -> Config:
+    try:
+        return get_config(name)
+    except (AssertionError, ImportError, OSError, ValueError) as error:
+        package, _, path = name.partition('::')
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+        if spec is None:
+            raise UsageError(
+                f'{name!r}: there is no package {package!r}. The name of a published config is '
+                "'mmseg::FOLDER/FILE.py' or 'mmdet::FOLDER/FILE.py'"
+            ) from error
+        folder = Path(spec.origin).parent / '.mim' / 'configs'
+        names = [str(file.relative_to(folder)) for file in folder.glob('*/*.py')]
+        close = (
+            difflib.get_close_matches(path, names, n=3)
+            or [n for n in names if n.partition('/')[0] == path.partition('/')[0]][:5]
+        )
+        raise UsageError(
+            f'{package} has no config {path!r}'
+            + (f'; the closest are {", ".join(close)}' if close else '')
+        ) from error
 
 
 def set_work_dir(cfg: Config, work_dir: str | None = None) -> None:
