@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -13,10 +14,10 @@ from mmrazor.models import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder, ParameterRecorder
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ..compat import channel_swap_and_padding
-from ..distillers import run_for_features
+from ..distillers import FeatureRecorder, run_for_features
 from ..registry import MODELS
 from ..utils.config import resolve_model
 
@@ -183,6 +184,17 @@ class _UsedTensors(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+# What teacher_precision may be, and the type that convolutions and linear layers then compute in.
+PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+# Modules whose weights autocast would convert in every forward. Subclasses with a forward of their
+# own may do anything with their weights and keep them.
+_LOW_PRECISION_FORWARDS = tuple(
+    kind.forward
+    for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+)
+
+
 class FrozenTeacher:
     """A model that gives features and never changes.
 
@@ -205,9 +217,68 @@ class FrozenTeacher:
         self.model = model.eval().requires_grad_(False)
         self.renormalize = make_renormalize(preprocessor, model.data_preprocessor)
         self.is_borrowed = False
+        self._precision: str | None = None
+        self._channels_last = False
         self._distiller = distiller
         self._stopping = False
         self._hook()
+
+    def set_speed(self, precision: str | None, channels_last: bool) -> None:
+        """Decide what the teacher computes in; to be called once its weights are loaded.
+
+        In low precision it runs under autocast, so that each operation has the type that PyTorch
+        deems safe for it, and the weights that autocast would convert in every forward are stored
+        converted: the model takes less memory, and the features are the same.
+
+        Args:
+            precision (str | None): A key of ``PRECISIONS``; None for what the student computes in.
+            channels_last (bool): Whether the channels of maps and weights are their last dimension
+                in memory.
+
+        Raises:
+            ValueError: If there is no such precision.
+        """
+        if precision is not None and precision not in PRECISIONS:
+            raise ValueError(
+                f'teacher_precision must be one of {list(PRECISIONS)}, or None for what the student '
+                f'computes in, got {precision!r}'
+            )
+        self._precision, self._channels_last = precision, channels_last
+        if precision in ('bf16', 'fp16'):
+            recorders = self._distiller.teacher_recorders.recorders.values()
+            recorded = {r.source for r in recorders if isinstance(r, ParameterRecorder)}
+            for name, module in self.model.named_modules():
+                if type(module).forward in _LOW_PRECISION_FORWARDS:
+                    for key, value in module.named_parameters(prefix=name, recurse=False):
+                        if key not in recorded:
+                            value.data = value.data.to(PRECISIONS[precision])
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+
+    def _autocast(self, device_type: str) -> AbstractContextManager:
+        if self._precision is None:
+            return nullcontext()
+        low = self._precision != 'fp32'
+        dtype = PRECISIONS[self._precision] if low else None
+        return torch.autocast(device_type, dtype=dtype, enabled=low)
+
+    def _hand_over(self, device_type: str) -> None:
+        """Bring the features into a form that every loss and connector can take."""
+        student_is_low = torch.is_autocast_enabled(device_type)
+
+        def convert(feature: Tensor) -> Tensor:
+            if not feature.is_floating_point():
+                return feature
+            if not student_is_low and feature.dtype in (torch.bfloat16, torch.float16):
+                feature = feature.float()
+            return feature.contiguous()
+
+        for recorder in self._recorders():
+            if isinstance(recorder, FeatureRecorder):
+                recorder.replace(convert)
+            else:
+                records = [tree_map_only(Tensor, convert, x) for x in recorder.data_buffer]
+                recorder.data_buffer[:] = records
 
     def _hook(self) -> None:
         if self.stops_early:
@@ -274,15 +345,24 @@ class FrozenTeacher:
         Args:
             inputs (Tensor): The student's images, shape (B, C, H, W).
             data_samples (list, optional): What belongs to them.
+
+        The features that it leaves in the recorders are contiguous. Outside of autocast they are
+        float32 whatever the teacher computed in, because MMRazor's connectors and losses do not mix
+        types; under autocast they are what the teacher computed.
         """
         if self.model.training:
             self.model.eval()
         if self.renormalize is not None:
             inputs = self.renormalize(inputs, data_samples)
-        if self.stops_early:
-            self._run_to_last_feature(inputs, data_samples)
-        else:
-            self.model(inputs, data_samples, mode='loss')
+        if self._channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with self._autocast(inputs.device.type):
+            if self.stops_early:
+                self._run_to_last_feature(inputs, data_samples)
+            else:
+                self.model(inputs, data_samples, mode='loss')
+        if self._precision is not None or self._channels_last:
+            self._hand_over(inputs.device.type)
 
     def names_in_use(self, shape: Sequence[int]) -> list[str]:
         """Find the parameters and buffers of the part that runs.

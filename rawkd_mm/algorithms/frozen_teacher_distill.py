@@ -49,6 +49,12 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             both models have with the same shapes: the student begins with the teacher's weights
             there ("inheriting"). They are copied when the student's weights are initialised, so
             that a checkpoint that is loaded or resumed wins. Defaults to None.
+        teacher_precision ('fp32' | 'bf16' | 'fp16' | None): What the teacher computes in, and what
+            its weights are stored in. Outside of autocast the losses get its features in float32
+            all the same. None is what the student computes in: mixed precision where the optimizer
+            wrapper turns it on, else float32. Defaults to None.
+        teacher_channels_last (bool): Let the teacher compute with the channels as the last dimension
+            in memory, which is faster in low precision. Defaults to False.
         teacher_trainable (bool): Must be False. Defaults to False.
         teacher_norm_eval (bool): Must be True. Defaults to True.
         **kwargs: The other arguments of ``SingleTeacherDistill``: student_trainable,
@@ -58,7 +64,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     Raises:
         ValueError: If there are no weights for the teacher or they do not fit, if its images cannot
             be computed from the student's, or if it should be trained; if the student cannot
-            inherit what it should.
+            inherit what it should; if the precision is unknown.
     """
 
     def __init__(
@@ -69,6 +75,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         teacher_ckpt: str | None = None,
         allow_random_teacher: bool = False,
         init_student: Sequence[str] | None = None,
+        teacher_precision: str | None = None,
+        teacher_channels_last: bool = False,
         teacher_trainable: bool = False,
         teacher_norm_eval: bool = True,
         **kwargs: Any,
@@ -103,13 +111,17 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self._frozen_teacher = FrozenTeacher(
             self._modules.pop('teacher'), self.data_preprocessor, self.distiller
         )
-        self._inherited = _names_below(init_student or (), self.student, self.teacher)
+        inherited = _names_below(init_student or (), self.student, self.teacher)
         if teacher_ckpt:
             # a number of batches is nothing that a checkpoint must have
-            needed = [n for n in self._inherited if not n.endswith('num_batches_tracked')]
+            needed = [n for n in inherited if not n.endswith('num_batches_tracked')]
             self._frozen_teacher.load(
                 teacher_ckpt, getattr(self.distiller, 'dry_run_shape', (3, 64, 64)), needed
             )
+        # the student gets them as they were loaded, whatever the teacher's precision is
+        weights = self.teacher.state_dict()
+        self._inherited = {name: weights[name].clone() for name in inherited}
+        self._frozen_teacher.set_speed(teacher_precision, teacher_channels_last)
         self.distiller.student_trainable = self.student_trainable
         self._register_state_dict_hook(_to_student_names)
 
@@ -136,14 +148,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         super().init_weights()
         if not is_first or not self._inherited:
             return
-        student, teacher = self.student.state_dict(), self.teacher.state_dict()
-        for name in self._inherited:
-            student[name].copy_(teacher[name])
+        student = self.student.state_dict()
+        for name, value in self._inherited.items():
+            student[name].copy_(value)
         print_log(
             f'The student begins with {len(self._inherited)} of its {len(student)} parameters and '
             'buffers from the teacher (init_student)',
             'current',
         )
+        self._inherited = {}
 
     def __deepcopy__(self, memo: dict) -> 'FrozenTeacherDistill':
         # The teacher never changes: a copy (EMA) shares it.
