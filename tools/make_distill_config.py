@@ -401,7 +401,9 @@ def compose(args, student_cfg, teacher_cfg, method, pairs, dry_run_shape) -> tup
     named = '::' in args.student
     changes = {}
     if method.optim_wrapper:
-        changes['optim_wrapper'] = method.optim_wrapper
+        changes['optim_wrapper'] = copy.deepcopy(method.optim_wrapper)
+        if student_cfg.optim_wrapper.get('clip_grad', {}) is None:
+            changes['optim_wrapper']['clip_grad']['_delete_'] = True
     imports = copy.deepcopy(student_cfg.get('custom_imports') or {})
     imports = dict(
         imports=[i for i in imports.get('imports', []) if i != 'rawkd_mm'] + ['rawkd_mm'],
@@ -435,7 +437,7 @@ def compose(args, student_cfg, teacher_cfg, method, pairs, dry_run_shape) -> tup
         for key in ('custom_imports', 'custom_hooks', 'work_dir'):
             cfg.pop(key, None)
         if method.optim_wrapper:
-            cfg.merge_from_dict(dict(optim_wrapper=method.optim_wrapper))
+            cfg.optim_wrapper.update(copy.deepcopy(method.optim_wrapper))
             changes = {}
         left.update(make_paths_relative(cfg, roots)[1])
         student = cfg._cfg_dict.to_dict()

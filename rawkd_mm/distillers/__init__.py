@@ -8,6 +8,7 @@ from .auto_features import (
     measure_feature,
 )
 from .feature_distiller import FeatureDistiller, FeaturePair, PairFeatures, run_for_features
+from .feature_listing import ListedFeature, list_features, partners
 from .feature_recorder import FeatureRecorder, FeatureSource
 
 __all__ = [
@@ -18,8 +19,11 @@ __all__ = [
     'FeatureRecorder',
     'FeatureSource',
     'PairFeatures',
+    'ListedFeature',
     'find_features',
+    'list_features',
     'match_features',
     'measure_feature',
+    'partners',
     'run_for_features',
 ]
