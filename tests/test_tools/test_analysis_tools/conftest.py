@@ -66,6 +66,12 @@ class Sweep:
         return code, out.getvalue(), err.getvalue()
 
 
+@pytest.fixture(scope='session')
+def call_tool(project):
+    """Calls a tool where no sweep has run."""
+    return Sweep(project.folder)
+
+
 @pytest.fixture
 def sweep(project, interrupted):
     return Sweep(project.folder)
