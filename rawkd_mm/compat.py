@@ -9,14 +9,17 @@ Importing :mod:`rawkd_mm` calls :func:`setup`, which
   distribution name (:func:`mend_mmseg_lookup`).
 
 :func:`keep_from_skipping` is for the resuming of trainings, :func:`channel_swap_and_padding` for
-teachers whose images are made otherwise than the student's.
+teachers whose images are made otherwise than the student's, :func:`load_weights_only` for reading
+checkpoints without running code.
 """
 
 import importlib
 import importlib.util
 import itertools
+import pickle
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
@@ -27,8 +30,11 @@ __all__ = [
     'installed_versions',
     'keep_from_skipping',
     'load_mmrazor',
+    'load_weights_only',
     'mend_mmseg_lookup',
+    'numpy_globals',
     'setup',
+    'user_safe_globals',
 ]
 
 # Import name -> {distribution name: versions the tests have run with}. Of several distributions that
@@ -175,6 +181,101 @@ def keep_from_skipping(loop) -> None:
         iterator.skip_iter = lambda num_iters: None
     else:
         loop.dataloader_iterator = itertools.chain(itertools.repeat(None, loop.iter), iterator)
+
+
+def numpy_globals() -> dict[str, object]:
+    """Find what pickles of numpy arrays and numbers call, by the names that any numpy has given it.
+
+    numpy 2 moved ``numpy.core`` to ``numpy._core``, and gave each dtype a class.
+    """
+    import numpy
+
+    core = getattr(numpy, '_core', None) or numpy.core
+    found = {
+        f'numpy.{module}.multiarray.{name}': getattr(core.multiarray, name)
+        for module in ('core', '_core')
+        for name in ('scalar', '_reconstruct')
+    }
+    dtypes = getattr(numpy, 'dtypes', None)  # since numpy 1.25
+    for name in dir(dtypes):
+        if name.endswith('DType') and name != 'ObjectDType':
+            found[f'numpy.dtypes.{name}'] = getattr(dtypes, name)
+    return found
+
+
+# Since torch 2.6 an object may be allowed under another name, as numpy's need.
+def _has_safe_globals() -> bool:
+    import torch
+
+    return hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
+
+
+def user_safe_globals() -> dict[str, object]:
+    """Give what ``torch.serialization.add_safe_globals`` was given, by name; {} before torch 2.6."""
+    if not _has_safe_globals():
+        return {}
+    import torch
+
+    given = [
+        g if isinstance(g, tuple) else (g, None) for g in torch.serialization.get_safe_globals()
+    ]
+    return {name or f'{g.__module__}.{g.__qualname__}': g for g, name in given}
+
+
+def load_weights_only(load: Callable, file: object, map_location: object, allowed: dict) -> object:
+    """Call ``torch.load`` for tensors, plain values and some globals, and nothing else.
+
+    torch before 2.6 cannot be told which globals to allow: there the pickle module that it is given
+    finds no other ones than these and those that torch itself allows.
+
+    Args:
+        load (Callable): ``torch.load``.
+        file (str | BinaryIO): What to load.
+        map_location (object): Where the tensors go.
+        allowed (dict[str, object]): Globals by the names under which files ask for them.
+
+    Raises:
+        pickle.UnpicklingError: If the file asks for another global.
+    """
+    if not _has_safe_globals():
+        return load(
+            file, map_location=map_location, weights_only=False, pickle_module=_restricted(allowed)
+        )
+    from torch import serialization
+
+    before = serialization.get_safe_globals()
+    serialization.clear_safe_globals()
+    try:
+        serialization.add_safe_globals([(value, name) for name, value in allowed.items()])
+        return load(file, map_location=map_location, weights_only=True)
+    finally:
+        serialization.clear_safe_globals()
+        serialization.add_safe_globals(before)
+
+
+def _restricted(allowed: dict) -> object:
+    """Make a module like pickle that finds no other globals than these and torch's own."""
+    from torch._weights_only_unpickler import _get_allowed_globals
+
+    known = {**_get_allowed_globals(), **allowed}
+
+    class Restricted:
+        UnpicklingError = pickle.UnpicklingError
+
+        class Unpickler(pickle.Unpickler):
+            def find_class(self, module: str, name: str) -> object:
+                try:
+                    return known[f'{module}.{name}']
+                except KeyError:
+                    raise pickle.UnpicklingError(
+                        f'Unsupported global: GLOBAL {module}.{name}'
+                    ) from None
+
+        @classmethod
+        def load(cls, file: object, **kwargs: object) -> object:
+            return cls.Unpickler(file, **kwargs).load()
+
+    return Restricted
 
 
 @contextmanager

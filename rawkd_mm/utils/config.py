@@ -11,7 +11,8 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import HOOKS
 
-from .checkpoint_files import POINTER, find_last_checkpoint, why_not_whole
+from .checkpoint_files import POINTER, find_last_checkpoint
+from .checkpoint_loading import why_not_whole
 
 __all__ = [
     'UsageError',
