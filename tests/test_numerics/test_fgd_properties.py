@@ -26,7 +26,9 @@ def terms(student, teacher, boxes, **kwargs):
 def same(given, expected):
     for name in NAMES:
         one, other = getattr(given, name), getattr(expected, name)
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f'{n}: {m}')
+        torch.testing.assert_close(
+            one, other, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f'{n}: {m}'
+        )
 
 
 def each(function, student, teacher):
@@ -174,7 +176,10 @@ def test_gradient_of_a_sum_is_the_sum_of_the_gradients(given, seed):
     second = tuple(x.flip(1) for x in teacher)
     feature = student[0].clone().requires_grad_()
     assume(feature.numel() > 0)
-    outs = [FGDLoss(alpha=1, beta=1, gamma=1)((feature, student[1]), t, samples) for t in (teacher, second)]
+    outs = [
+        FGDLoss(alpha=1, beta=1, gamma=1)((feature, student[1]), t, samples)
+        for t in (teacher, second)
+    ]
     (whole,) = torch.autograd.grad(outs[0] - 2.5 * outs[1], feature, retain_graph=True)
     parts = [torch.autograd.grad(out, feature, retain_graph=True)[0] for out in outs]
     torch.testing.assert_close(parts[0] - 2.5 * parts[1], whole, rtol=1e-9, atol=1e-9)

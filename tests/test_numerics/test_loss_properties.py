@@ -102,7 +102,9 @@ def test_no_loss_is_negative(name, data):
 @given(data=st.data(), seed=SEEDS)
 def test_order_does_not_matter(name, what, data, seed):
     """Images, channels or pixels in another order give the gradient in that order."""
-    student, teacher = (x.flatten(2) if x.dim() > 2 else x for x in data.draw(features(2, shapes_of(name))))
+    student, teacher = (
+        x.flatten(2) if x.dim() > 2 else x for x in data.draw(features(2, shapes_of(name)))
+    )
     dim = ['images', 'channels', 'pixels'].index(what)
     if dim == student.dim():
         return
@@ -210,8 +212,7 @@ def test_magnitude_does_not_see_where_the_values_are(pair, seeds):
     """Neither their order nor their signs, in each feature by itself."""
     student, teacher = pair
     moved = [
-        -x.flatten(1)[:, permutation(x[0].numel(), seed)].view_as(x)
-        for x, seed in zip(pair, seeds)
+        -x.flatten(1)[:, permutation(x[0].numel(), seed)].view_as(x) for x, seed in zip(pair, seeds)
     ]
     loss = raw_loss('MagnitudeLoss')
     close(loss(*moved), loss(student, teacher), atol=1e-9)

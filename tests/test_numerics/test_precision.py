@@ -106,9 +106,7 @@ def test_gradient_in_half_precision(name, kind, dtype):
         scale = n.numel()  # as a loss scale does: without it, float16's gradient may underflow
         loss = raw_loss(name, scale)
         _, exact = value_and_gradient(lambda s: loss(s, teacher), student)
-        _, halves = value_and_gradient(
-            lambda s: loss(s, teacher.to(dtype)), student.to(dtype)
-        )
+        _, halves = value_and_gradient(lambda s: loss(s, teacher.to(dtype)), student.to(dtype))
         assert halves.dtype == dtype
         error = norms(name, halves.double() - exact)
         assert (error * n).max() < 6 * UNIT[dtype]
@@ -199,9 +197,7 @@ def test_squares_of_small_and_large_values(name, exponent):
     """
     student, teacher = (x * 10.0**exponent for x in pair('independent'))
     exact, gradient = value_and_gradient(lambda s: raw_loss(name)(s, teacher), student)
-    value, given = value_and_gradient(
-        lambda s: raw_loss(name)(s, teacher.float()), student.float()
-    )
+    value, given = value_and_gradient(lambda s: raw_loss(name)(s, teacher.float()), student.float())
     assert value.item() == pytest.approx(exact.item(), rel=1e-5, abs=1e-38)
     error = (given.double() - gradient).abs().max().item()
     assert error <= 1e-5 * gradient.abs().max().item() + (exponent < -17) * 1e-20
