@@ -162,11 +162,12 @@ class TeacherSanityHook(Hook):
             )
         which = f'the first {count} of {total}' if count < total else f'all {total}'
         values = {
-            name: f'{value:.4g}'
-            + (f' (expected {self.expected[name]:g})' * (name in self.expected))
+            name: f'{float(value):.4g}'
             for name, value in metrics.items()
             if isinstance(value, (int, float)) or getattr(value, 'ndim', 1) == 0
         }
+        for name, expected in self.expected.items():
+            values[name] += f' (expected {expected:g})'
         text = ', '.join(f'{name} {value}' for name, value in values.items())
         print_log(f'The teacher on {which} validation images: {text}', 'current')
         # NaN is not good enough either

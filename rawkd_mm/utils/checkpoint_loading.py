@@ -12,6 +12,7 @@ import io
 import os
 import pickle
 import pickletools
+import urllib.error
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -69,11 +70,22 @@ def load_checkpoint(filename: str, map_location: str = 'cpu') -> Any:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        CheckpointError: If it is no checkpoint, is cut off, or would run code.
+        CheckpointError: If it is no checkpoint, is cut off, would run code, or cannot be downloaded.
     """
     _check_path(filename)
-    with weights_only():
-        return _load_checkpoint(filename, map_location=map_location)
+    try:
+        with weights_only():
+            return _load_checkpoint(filename, map_location=map_location)
+    except urllib.error.URLError as error:
+        raise CheckpointError(
+            f'{filename!r} could not be downloaded: {error}. Check the address; on a machine without '
+            'network, download it elsewhere and give its path.'
+        ) from error
+    except KeyError as error:
+        # of MMEngine's tables of names
+        raise CheckpointError(
+            f'{filename!r}: MMEngine knows no weights of the name {error}. Give a path or a URL.'
+        ) from error
 
 
 def _check_path(filename: str) -> None:
@@ -191,7 +203,9 @@ def _why_no_checkpoint(f: Any) -> str | None:
 
 def _explain(f: Any, error: pickle.UnpicklingError, allowed: dict) -> str:
     known = {*allowed, *_TORCH_NAMES}
-    asked = [n for n in _globals_of(f) if n not in known and not n.startswith('torch.')]
+    asked = []
+    with contextlib.suppress(zipfile.BadZipFile):  # damaged
+        asked = [n for n in _globals_of(f) if n not in known and not n.startswith('torch.')]
     if not asked:
         return (
             f'{_name(f)} cannot be read as a checkpoint, it was damaged or is none: '
