@@ -197,8 +197,12 @@ def needs_ops(name):
         pytest.skip('the compiled operators of MMCV are not installed')
 
 
-def check_it_is_what_is_classified(model, source, head_path):
+def check_it_is_what_is_classified(model, source, head_path, image=IMAGE):
     """The classifier makes of the feature what the head makes of the image."""
+    for part in model.modules():
+        # a classifier of zeros would agree with everything
+        if isinstance(part, torch.nn.Conv2d):
+            torch.nn.init.normal_(part.weight, std=0.1)
     model.eval()
     found, logits = [], []
     module = model.get_submodule(source.module)
@@ -211,7 +215,7 @@ def check_it_is_what_is_classified(model, source, head_path):
     other = classifier.register_forward_hook(lambda m, args, out: logits.append(out.clone()))
     with torch.no_grad():
         try:
-            model(torch.randn(1, *IMAGE), mode='tensor')
+            model(torch.randn(1, *image), mode='tensor')
         except TypeError:
             assert head_path.endswith('.0')  # PointRend's tensor mode is unfinished
     handle.remove()
@@ -235,14 +239,16 @@ def test_the_last_feature_before_the_classifier(name, role):
     config, path = FOUND[name]
     model = segmentor(config)
     before = {module: module.training for module in model.modules()}
-    (feature,) = find_features(model, role, IMAGE)
+    # LRASPP pools over 49x49 positions
+    image = (3, 400, 400) if name == 'LRASPPHead' else IMAGE
+    (feature,) = find_features(model, role, image)
     assert feature.source == FeatureSource.parse(f'decode_head.{path}')
-    assert feature.stride == IMAGE[1] / feature.shape[1]
+    assert feature.stride == image[1] / feature.shape[1]
     assert {module: module.training for module in model.modules()} == before
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     if name == 'IterativeDecodeHead':
         return  # its kernels go on where the classifier ends
-    check_it_is_what_is_classified(model, feature.source, head_path(feature.source))
+    check_it_is_what_is_classified(model, feature.source, head_path(feature.source), image)
 
 
 @pytest.mark.parametrize('name', WITH_BACKBONE)
