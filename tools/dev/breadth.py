@@ -62,7 +62,7 @@ SEGMENTORS = [
     ('erfnet/erfnet_fcn_4xb4-160k_cityscapes-512x1024.py',
      'dnlnet/dnl_r50-d8_4xb2-80k_cityscapes-512x1024.py', 'mgd'),
     ('fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py',
-     'setr/setr_vit-l-mla_8xb1-80k_cityscapes-768x768.py', 'cad'),
+     'setr/setr_vit-l_mla_8xb1-80k_cityscapes-768x768.py', 'cad'),
     ('point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py',
      'pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py', 'cad'),
     ('danet/danet_r50-d8_4xb2-80k_cityscapes-512x1024.py',
@@ -92,7 +92,7 @@ DETECTORS = [
     ('yolof/yolof_r50-c5_8xb8-1x_coco.py', 'detr/detr_r50_8xb2-150e_coco.py', 'cad'),
     ('retinanet/retinanet_r18_fpn_1x_coco.py', 'yolof/yolof_r50-c5_8xb8-1x_coco.py', 'cad'),
     ('retinanet/retinanet_r18_fpn_1x_coco.py',
-     'faster_rcnn/faster-rcnn_r50-caffe-c4_1x_coco.py', 'cad'),
+     'faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py', 'cad'),
 ]  # fmt: skip
 
 HEADER = """\
