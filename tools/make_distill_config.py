@@ -652,51 +652,6 @@ def print_tables(console, algorithm, pairs, counts, size, notes, warnings) -> No
         console.print(f'WARNING: {warning}', markup=False, highlight=False)
 
 
-def main() -> None:
-    args = parse_args()
-
-    # see train.py
-    from rich.console import Console
-
-    from rawkd_mm.utils import TrialError, UsageError, run_one_iteration
-
-    # what this prints says all that the packages below would
-    warnings_module.simplefilter('ignore')
-    logging.disable(logging.WARNING)
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    try:
-        student_cfg = read_config(args.student, 'student')
-        teacher_cfg = read_config(args.teacher, 'teacher')
-        size = trial_size(student_cfg)
-        student = build_alone(student_cfg, 'student')
-        teacher = build_alone(teacher_cfg, 'teacher')
-        method = choose_method(args.method, student)
-        pairs, notes = choose_pairs(args, student, teacher, (3, *size))
-        shape = dry_run_shape(student, teacher, pairs, size)
-        text, left = compose(args, student_cfg, teacher_cfg, method, pairs, shape)
-        cfg = read_back(text)
-        algorithm = build_algorithm(cfg, with_weights=not args.no_check)
-        counts = count_all(algorithm, pairs, size)
-        warnings = find_warnings(args, (student_cfg, teacher_cfg), algorithm, pairs, counts)
-        warnings += [f'An absolute path is left: {key} = {path!r}' for key, path in left.items()]
-        print_tables(console, algorithm, pairs, counts, size, notes, warnings)
-        if not args.no_check:
-            losses = run_one_iteration(algorithm, cfg.optim_wrapper, size)
-            values = ', '.join(f'{k} {v:.4g}' for k, v in losses.items() if k.startswith('distill'))
-            console.print(
-                f'One iteration on 2 made-up images of {size[0]}x{size[1]} ran: loss '
-                f'{losses["loss"]:.4g}; {values}',
-                markup=False,
-                highlight=False,
-            )
-    except (UsageError, ValueError, RuntimeError, TrialError) as error:
-        sys.exit(f'make_distill_config.py: error: {error}')
-    out = Path(args.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding='utf-8')
-    print(f'{out} is written. To train:\n    python tools/train.py {shlex.quote(str(out))}')
-
-
 def dry_run_shape(student, teacher, pairs, size) -> tuple[int, int, int] | None:
     """Give the distiller another image than its own if that is too small for a model."""
     from rawkd_mm.distillers import measure_feature
@@ -708,6 +663,90 @@ def dry_run_shape(student, teacher, pairs, size) -> tuple[int, int, int] | None:
     except (RuntimeError, ValueError):
         return (3, *size)
     return None
+
+
+class Result(NamedTuple):
+    """A distillation that can be written, and what is said about it.
+
+    Attributes:
+        text: The config.
+        cfg: The same, read.
+        algorithm: Built from it.
+        pairs: The student's and the teacher's features.
+        size: Height and width of the image that the shapes are about.
+        notes: What was left out.
+        left: Absolute paths in the config, by their keys.
+        cfgs: The student's and the teacher's configs.
+    """
+
+    text: str
+    cfg: Any
+    algorithm: Any
+    pairs: list
+    size: tuple[int, int]
+    notes: list[str]
+    left: dict
+    cfgs: tuple
+
+
+def make(args: argparse.Namespace, size: tuple[int, int] | None = None) -> Result:
+    """Compose the config that the arguments ask for and build it; on images of a size or the crop's."""
+    from rawkd_mm.distillers import AutoFeatureError
+
+    cfgs = read_config(args.student, 'student'), read_config(args.teacher, 'teacher')
+    student, teacher = build_alone(cfgs[0], 'student'), build_alone(cfgs[1], 'teacher')
+    method = choose_method(args.method, student)
+    crop = training_size(cfgs[0])
+    size = size or trial_size(cfgs[0])
+    try:
+        pairs, notes = choose_pairs(args, student, teacher, (3, *size))
+    except (AutoFeatureError, RuntimeError):
+        # some heads pool over more positions than a small image has
+        if crop is None or crop == size:
+            raise
+        size = crop
+        pairs, notes = choose_pairs(args, student, teacher, (3, *size))
+    shape = dry_run_shape(student, teacher, pairs, size)
+    text, left = compose(args, *cfgs, method, pairs, shape)
+    cfg = read_back(text)
+    algorithm = build_algorithm(cfg, with_weights=not args.no_check)
+    return Result(text, cfg, algorithm, pairs, size, notes, left, cfgs)
+
+
+def main() -> None:
+    args = parse_args()
+
+    # see train.py
+    from rich.console import Console
+
+    from rawkd_mm.utils import UsageError, run_one_iteration
+
+    # what this prints says all that the packages below would
+    warnings_module.simplefilter('ignore')
+    logging.disable(logging.WARNING)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    try:
+        result = make(args)
+        algorithm, pairs, size = result.algorithm, result.pairs, result.size
+        counts = count_all(algorithm, pairs, size)
+        warnings = find_warnings(args, result.cfgs, algorithm, pairs, counts)
+        warnings += [f'An absolute path is left: {k} = {v!r}' for k, v in result.left.items()]
+        print_tables(console, algorithm, pairs, counts, size, result.notes, warnings)
+        if not args.no_check:
+            losses = run_one_iteration(algorithm, result.cfg.optim_wrapper, size)
+            values = ', '.join(f'{k} {v:.4g}' for k, v in losses.items() if k.startswith('distill'))
+            console.print(
+                f'One iteration on 2 made-up images of {size[0]}x{size[1]} ran: loss '
+                f'{losses["loss"]:.4g}; {values}',
+                markup=False,
+                highlight=False,
+            )
+    except (UsageError, ValueError, RuntimeError) as error:
+        sys.exit(f'make_distill_config.py: error: {error}')
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(result.text, encoding='utf-8')
+    print(f'{out} is written. To train:\n    python tools/train.py {shlex.quote(str(out))}')
 
 
 if __name__ == '__main__':

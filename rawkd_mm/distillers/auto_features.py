@@ -103,7 +103,8 @@ def find_features(
     """
     from mmseg.models import EncoderDecoder
 
-    if isinstance(model, EncoderDecoder):
+    head = type(getattr(model, 'decode_head', None)).__name__
+    if isinstance(model, EncoderDecoder) or head in _WITHOUT_CLASSIFIER:
         return [_feature_before_classifier(model, role, shape)]
     if getattr(model, 'neck', None) is not None:
         return _levels_of_neck(model, role, shape)
