@@ -69,9 +69,7 @@ STRIDE = 8
 @st.composite
 def detections(draw):
     """Features and contexts of student and teacher, and the boxes of each image in pixels."""
-    student, teacher, student_context, teacher_context = draw(
-        features(4, MAPS, values(1e-2, 4.0))
-    )
+    student, teacher, student_context, teacher_context = draw(features(4, MAPS, values(1e-2, 4.0)))
     height, width = (STRIDE * size for size in student.shape[2:])
 
     def edges(length):

@@ -42,7 +42,9 @@ def test_averaged_gradient_is_that_of_one_process(found, count):
         for name, gradient in one['gradients'].items():
             expected = whole['gradients'][name]
             scale = expected.abs().max().item()
-            torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-10 * scale + 1e-13, msg=name)
+            torch.testing.assert_close(
+                gradient, expected, rtol=0, atol=1e-10 * scale + 1e-13, msg=name
+            )
 
 
 @pytest.mark.parametrize('count', [2, 4])
