@@ -3,6 +3,6 @@
 from hypothesis import settings
 
 settings.register_profile(
-    'deterministic', derandomize=True, max_examples=40, deadline=None, database=None
+    'deterministic', derandomize=True, max_examples=25, deadline=None, database=None
 )
 settings.load_profile('deterministic')

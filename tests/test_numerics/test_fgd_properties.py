@@ -8,7 +8,7 @@ reach one further to the right and below).
 import pytest
 import torch
 from generated import STRIDE, detections, samples_of
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rawkd_mm.losses import FGDLoss
@@ -86,12 +86,12 @@ def test_order_of_pixels_does_not_matter_without_boxes(given, seed):
 
 @given(given=detections(), down=st.integers(0, 2), right=st.integers(0, 2))
 def test_scene_may_move_by_whole_cells(given, down, right):
-    """Features and boxes by the same distance, into cells that were empty on both sides."""
+    """Features and boxes by the same distance, with room on all sides for every cell of a box."""
     student, teacher, boxes = given
 
     def place(x, top, left):
         rows, columns = x.shape[2:]
-        large = x.new_zeros(*x.shape[:2], rows + 4, columns + 4)
+        large = x.new_zeros(*x.shape[:2], rows + 5, columns + 5)
         large[:, :, top : top + rows, left : left + columns] = x
         return large
 
@@ -140,9 +140,6 @@ def test_teacher_context_counts_in_its_term_only(given):
     plain = terms(student, teacher, boxes)
     other = terms(student, (teacher[0], teacher[1] + 1), boxes)
     same(other._replace(context=plain.context), plain)
-    assert other.context != plain.context or torch.equal(
-        teacher[1].sum() * 2 + teacher[1].numel(), student[1].sum() * 2
-    )
 
 
 @pytest.mark.parametrize('index', range(4), ids=NAMES)
@@ -175,7 +172,6 @@ def test_gradient_of_a_sum_is_the_sum_of_the_gradients(given, seed):
     samples = samples_of(student[0], boxes)
     second = tuple(x.flip(1) for x in teacher)
     feature = student[0].clone().requires_grad_()
-    assume(feature.numel() > 0)
     outs = [
         FGDLoss(alpha=1, beta=1, gamma=1)((feature, student[1]), t, samples)
         for t in (teacher, second)

@@ -11,7 +11,6 @@ from generated import (
     raw_loss,
     shapes_of,
     value_and_gradient,
-    values,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +21,8 @@ TOLERANCE = dict(rtol=1e-9, atol=1e-12)
 
 
 def close(given, expected, **tolerance):
-    torch.testing.assert_close(given, torch.as_tensor(expected), **{**TOLERANCE, **tolerance})
+    expected = torch.as_tensor(expected, dtype=given.dtype)
+    torch.testing.assert_close(given, expected, **{**TOLERANCE, **tolerance})
 
 
 def factors(feature, name, seed):
@@ -67,12 +67,13 @@ def test_angular_of_the_opposite(name, pair):
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize('name', ANGULAR)
-@given(pair=features(elements=values(1e-4, 1e4)), tilt=st.sampled_from([0.0, 1e-7, 1e-3, 1.0]))
+@given(pair=features(), tilt=st.sampled_from([0.0, 1e-7, 1e-3, 1.0]))
 def test_angular_lies_between_0_and_2(name, dtype, pair, tilt):
     """Nearly parallel and opposite vectors as well, where rounding would go beyond."""
-    student, other = (x.to(dtype) for x in pair)
-    for teacher in (student * (1 + tilt * other), -student * (1 + tilt * other), other):
-        assert 0 <= raw_loss(name)(student, teacher) <= 2
+    student, other = pair
+    turned = student * (1 + tilt * other)  # up to 1e4, float16 has a place for it
+    for teacher in (turned, -turned, other):
+        assert 0 <= raw_loss(name)(student.to(dtype), teacher.to(dtype)) <= 2
 
 
 @pytest.mark.parametrize('name', RAW)

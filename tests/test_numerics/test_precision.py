@@ -48,6 +48,10 @@ def pair(kind, seed=0, shape=SHAPE):
     return student, KINDS[kind](student, noise)
 
 
+def gradient_of(loss, student, teacher):
+    return value_and_gradient(lambda s: loss(s, teacher), student)[1]
+
+
 def of_squares(difference, size, unit):
     """How far rounding may move a square of a difference of two values of this size in all."""
     error = unit * size
@@ -105,8 +109,8 @@ def test_gradient_in_half_precision(name, kind, dtype):
         n = norms(name, student)
         scale = n.numel()  # as a loss scale does: without it, float16's gradient may underflow
         loss = raw_loss(name, scale)
-        _, exact = value_and_gradient(lambda s: loss(s, teacher), student)
-        _, halves = value_and_gradient(lambda s: loss(s, teacher.to(dtype)), student.to(dtype))
+        exact = gradient_of(loss, student, teacher)
+        halves = gradient_of(loss, student.to(dtype), teacher.to(dtype))
         assert halves.dtype == dtype
         error = norms(name, halves.double() - exact)
         assert (error * n).max() < 6 * UNIT[dtype]
@@ -205,7 +209,7 @@ def test_squares_of_small_and_large_values(name, exponent):
 
 @pytest.mark.parametrize('exponent', EXPONENTS)
 def test_nfd_of_small_and_large_values(exponent):
-    """The variance has eps = 1e-8 added: the deviation counts in full from 1e-2, and fades below 1e-4."""
+    """The variance has eps = 1e-8 added: it counts in full from 1e-2, and fades below 1e-4."""
     student, teacher = (x * 10.0**exponent for x in pair('independent'))
     exact, gradient = value_and_gradient(lambda s: raw_loss('NFDLoss')(s, teacher), student)
     value, given = value_and_gradient(
