@@ -73,7 +73,7 @@ def _norm(feature: Tensor, dims: tuple) -> Tensor:
 
 # Rows of this many bytes in all are reduced at once on a CPU: they stay in its cache, so that the maps
 # are read from memory once and no product as large as a map is stored.
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 22
 
 
 def _norms_and_dot(student: Tensor, teacher: Tensor, dims: tuple) -> tuple[Tensor, Tensor, Tensor]:
