@@ -13,6 +13,7 @@ folder where the training was started if the config has relative paths. docs/rep
 import argparse
 import base64
 import contextlib
+import copy
 import io
 import os
 import shlex
@@ -115,6 +116,13 @@ class Report:
             if not self.is_distillation:
                 raise ReportError(f'--teacher-ckpt: {args.work_dir} is no distillation')
             self.cfg.model.teacher_ckpt = args.teacher_ckpt
+        if self.baseline is not None:
+            self.baseline_cfg = load_config(str(self.baseline.config_file))
+            if is_distillation(self.baseline_cfg):
+                raise ReportError(
+                    f'--baseline: {args.baseline} is a distillation, too. Give the work dir of the '
+                    'student alone; tools/train.py CONFIG --student-alone trains one.'
+                )
         self.is_detection = self.cfg.get('default_scope') == 'mmdet'
         self.percent = 100 if self.is_detection else 1
         self.notes = []
@@ -123,10 +131,10 @@ class Report:
             self.notes.append(NO_BASELINE)
 
     def _note_progress(self) -> None:
-        for work_dir in filter(None, (self.run, self.baseline)):
-            from rawkd_mm.utils import load_config
-
-            cfg = self.cfg if work_dir is self.run else load_config(str(work_dir.config_file))
+        trainings = [(self.run, self.cfg)]
+        if self.baseline is not None:
+            trainings.append((self.baseline, self.baseline_cfg))
+        for work_dir, cfg in trainings:
             done, length, unit = work_dir.progress(cfg)
             if length is not None and done < length:
                 self.notes.append(
@@ -141,7 +149,7 @@ class Report:
             WorkDirError: If a work dir has no checkpoint.
             ReportError: If the teacher's weights are not there.
         """
-        from rawkd_mm.utils import load_config, student_config, teacher_config
+        from rawkd_mm.utils import student_config, teacher_config
 
         result = {}
         if self.is_distillation:
@@ -149,16 +157,11 @@ class Report:
             if checkpoint is not None:
                 result[TEACHER] = Model(teacher_config(self.cfg), checkpoint)
         if self.baseline is not None:
-            cfg = student_config(load_config(str(self.baseline.config_file)))
-            cfg = self._with_data_of_report(cfg)
+            cfg = copy.deepcopy(self.cfg)  # its data and evaluators
+            cfg.model = student_config(self.baseline_cfg).model
             result[ALONE] = Model(cfg, str(self.baseline.find_checkpoint()))
         result[self.label] = Model(student_config(self.cfg), str(self.run.find_checkpoint()))
         return result
-
-    def _with_data_of_report(self, cfg):
-        for key in ('val_dataloader', 'val_evaluator', 'default_scope'):
-            cfg[key] = self.cfg[key]
-        return cfg
 
     def _teacher_checkpoint(self) -> str | None:
         from rawkd_mm.utils import student_config, teacher_config
@@ -239,14 +242,16 @@ class Report:
                 ],
                 'Validations during the training.',
             )
-        if self.is_distillation:
+        if self.is_distillation and not self.run.geometry:
+            add('m, n, mn/N and cos θ of the features', '', [], '', NEEDS_HOOK)
+        elif self.is_distillation:
             for title, ylabel, values, text in GEOMETRY:
                 lines = [
-                    Line(f'{label} {pair}', points.get(value), i, style)
+                    Line(f'{label} {pair}'.strip(), points.get(value), i, style)
                     for i, (pair, points) in enumerate(self.run.geometry.items())
                     for value, label, style in values
                 ]
-                add(title, ylabel, lines, text, NEEDS_HOOK)
+                add(title, ylabel, lines, text)
         return result
 
     def _of_baseline(self, points) -> list[Line]:
@@ -295,7 +300,7 @@ class Report:
         others = [column for column in (ALONE, TEACHER) if column in columns]
         return dict(
             columns=columns,
-            deltas=[f'vs {column}' for column in others],
+            deltas=[f'vs {column.removeprefix("student ")}' for column in others],
             rows=[
                 (
                     name,
@@ -484,13 +489,13 @@ def to_url(picture) -> str:
     from _pictures import show
 
     height, width = picture.pixels.shape[:2]
-    figure = plt.figure(figsize=(3.2, 3.2 * height / width))
+    figure = plt.figure(figsize=(2.2, 2.2 * height / width))
     show(figure.add_axes((0, 0, 1, 1)), picture)
     stream = io.BytesIO()
     # few colours, of a label map or an angle, are kept as they are
     exact = not picture.boxes and height * width <= 128 * 128
     figure.savefig(
-        stream, format='webp', dpi=120, pil_kwargs=dict(lossless=exact, quality=85, method=4)
+        stream, format='webp', dpi=175, pil_kwargs=dict(lossless=exact, quality=85, method=4)
     )
     plt.close(figure)
     return 'data:image/webp;base64,' + base64.b64encode(stream.getvalue()).decode()
