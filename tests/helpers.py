@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
@@ -18,8 +18,12 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 import rawkd_mm  # noqa: F401 (registers)
+<<<<<<< HEAD
 from rawkd_mm.hooks import NonFiniteLossError
 from rawkd_mm.utils import leave_processes
+=======
+from rawkd_mm.utils import build_runner, leave_processes
+>>>>>>> numerics
 
 # Models as small as these run fastest in one thread.
 torch.set_num_threads(1)
@@ -445,8 +449,12 @@ def main(folder):
     found = dict(
         stopped=_stop_in_two_processes(folder),
         geometry=_geometry_of_two(folder, rank),
+<<<<<<< HEAD
         non_finite=_non_finite_in_one_of_two(folder, rank),
         sanity=_sanity_of_two(folder),
+=======
+        sync_bn=_sync_batchnorm_in_two_processes(folder),
+>>>>>>> numerics
     )
     torch.save(found, Path(folder) / f'rank{rank}.pth')
     leave_processes()
@@ -503,6 +511,53 @@ def _stop_in_two_processes(folder):
         reloaded=fresh.state_dict(),
         teacher=algorithm.teacher.state_dict(),
     )
+
+
+def _sync_batchnorm_in_two_processes(folder):
+    """Train a student with SyncBN, of which two are recorded, with the Runner of the tools."""
+    norms = ('backbone.layer4.1.bn1', 'decode_head.bottleneck.bn')
+    model = dict(
+        type='FrozenTeacherDistill',
+        architecture=pspnet(),
+        teacher=pspnet(8, 16),
+        distiller=feature_distiller(*map(pair, norms)),
+        allow_random_teacher=True,
+    )
+    dataset = dict(type='RandomScenes')
+    sampler = dict(type='InfiniteSampler', shuffle=False)
+    config = dict(
+        model=model,
+        work_dir=str(Path(folder) / 'sync_bn'),
+        launcher='pytorch',
+        train_cfg=dict(by_epoch=False, max_iters=2),
+        train_dataloader=dict(batch_size=2, num_workers=0, sampler=sampler, dataset=dataset),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05)),
+        default_hooks=dict(checkpoint=None),
+        default_scope='mmseg',
+        experiment_name='sync_bn',
+        randomness=dict(seed=0),
+        log_level='WARNING',
+    )
+    runner = build_runner(Config(config))
+    algorithm, states, losses = runner.model.module, [], []
+    algorithm.register_forward_pre_hook(
+        lambda *_: states.append(copy.deepcopy(algorithm.student.state_dict()))
+    )
+    algorithm.register_forward_hook(lambda module, inputs, output: losses.append(output))
+    runner.train()
+    return dict(
+        wrapper=type(runner.model).__name__,
+        in_config=has_sync_batchnorm(build(model)),
+        in_training=has_sync_batchnorm(algorithm),
+        losses=[sorted(n for n in x if n.startswith('distill.loss')) for x in losses],
+        finite=all(bool(total(x).isfinite()) for x in losses),
+        first=states[0],
+        last=algorithm.student.state_dict(),
+    )
+
+
+def has_sync_batchnorm(model):
+    return any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
 
 
 def _geometry_of_two(folder, rank):
