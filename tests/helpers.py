@@ -18,12 +18,8 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 import rawkd_mm  # noqa: F401 (registers)
-<<<<<<< HEAD
 from rawkd_mm.hooks import NonFiniteLossError
-from rawkd_mm.utils import leave_processes
-=======
 from rawkd_mm.utils import build_runner, leave_processes
->>>>>>> numerics
 
 # Models as small as these run fastest in one thread.
 torch.set_num_threads(1)
@@ -449,12 +445,9 @@ def main(folder):
     found = dict(
         stopped=_stop_in_two_processes(folder),
         geometry=_geometry_of_two(folder, rank),
-<<<<<<< HEAD
         non_finite=_non_finite_in_one_of_two(folder, rank),
         sanity=_sanity_of_two(folder),
-=======
         sync_bn=_sync_batchnorm_in_two_processes(folder),
->>>>>>> numerics
     )
     torch.save(found, Path(folder) / f'rank{rank}.pth')
     leave_processes()
