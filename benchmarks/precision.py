@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tools'), str(ROOT / 'tools' / 'analysis_tools')]
+sys.path.insert(0, str(ROOT / 'tools' / 'analysis_tools'))
 
 from benchmark_distill import forget_pretrained, make_batch
 
@@ -46,7 +46,9 @@ def make_arguments():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('out', type=Path, metavar='CSV', help='rows are added to it')
-    parser.add_argument('--only', metavar='TEXT', default='', help='configs with TEXT in their name')
+    parser.add_argument(
+        '--only', metavar='TEXT', default='', help='configs with TEXT in their name'
+    )
     parser.add_argument('--size', type=int, nargs=2, default=(128, 128), metavar=('H', 'W'))
     parser.add_argument('--precisions', nargs='+', default=['bf16'], metavar='NAME')
     parser.add_argument('--config', metavar='CONFIG', help='a distillation that was trained')

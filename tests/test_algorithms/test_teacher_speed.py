@@ -49,7 +49,9 @@ def features(algorithm, inputs, autocast=None):
 
 @pytest.mark.parametrize(('precision', 'channels_last'), SETTINGS)
 @pytest.mark.parametrize(
-    ('config', 'path'), [(pspnet(8, 16), BOTTLENECK), (upernet_swin(16, 12), FPN)], ids=['psp', 'swin']
+    ('config', 'path'),
+    [(pspnet(8, 16), BOTTLENECK), (upernet_swin(16, 12), FPN)],
+    ids=['psp', 'swin'],
 )
 def test_features_are_the_same(config, path, precision, channels_last):
     teacher = teacher_of(config)

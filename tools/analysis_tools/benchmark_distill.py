@@ -56,7 +56,9 @@ class BenchmarkError(Exception):
 
 def make_arguments():
     parser = make_parser(__doc__)
-    parser.add_argument('--device', metavar='DEVICE', help='default: cuda if there is one, else cpu')
+    parser.add_argument(
+        '--device', metavar='DEVICE', help='default: cuda if there is one, else cpu'
+    )
     parser.add_argument(
         '--variants',
         nargs='+',
@@ -144,7 +146,10 @@ class Benchmark:
         self.cfg = cfg
         self.batch = args.batch or cfg.train_dataloader.batch_size
         self.size = tuple(args.size or default_size(cfg))
-        preprocessors = (cfg.model.data_preprocessor, cfg.model.architecture.get('data_preprocessor'))
+        preprocessors = (
+            cfg.model.data_preprocessor,
+            cfg.model.architecture.get('data_preprocessor'),
+        )
         for preprocessor in (*preprocessors, cfg.model.teacher.get('data_preprocessor')):
             if preprocessor and preprocessor.get('size') is not None:
                 preprocessor['size'] = self.size
@@ -265,7 +270,9 @@ class Benchmark:
             )
         return dict(
             config=self.args.config,
-            command=shlex.join(['python', 'tools/analysis_tools/benchmark_distill.py', *sys.argv[1:]]),
+            command=shlex.join(
+                ['python', 'tools/analysis_tools/benchmark_distill.py', *sys.argv[1:]]
+            ),
             device=device_name(self.device),
             threads=None if self.device.type == 'cuda' else threads(),
             versions={k: ' '.join(v) for k, v in installed_versions().items() if v},
@@ -467,7 +474,9 @@ def detection_sample(meta: dict, generator):
         mask[top:bottom, left:right] = 1
     sample = DetDataSample(metainfo=meta)
     sample.gt_instances = InstanceData(
-        bboxes=boxes, labels=torch.zeros(3, dtype=torch.long), masks=BitmapMasks(masks, height, width)
+        bboxes=boxes,
+        labels=torch.zeros(3, dtype=torch.long),
+        masks=BitmapMasks(masks, height, width),
     )
     sample.ignored_instances = InstanceData(
         bboxes=boxes[:0], labels=torch.zeros(0, dtype=torch.long)
@@ -477,7 +486,10 @@ def detection_sample(meta: dict, generator):
 
 def default_size(cfg) -> tuple:
     """Give the size of the images that a config trains with."""
-    for preprocessor in (cfg.model.data_preprocessor, cfg.model.architecture.get('data_preprocessor')):
+    for preprocessor in (
+        cfg.model.data_preprocessor,
+        cfg.model.architecture.get('data_preprocessor'),
+    ):
         if preprocessor and preprocessor.get('size') is not None:
             return preprocessor['size']
     return 800, 1344  # MMDetection's, padded to a multiple of 32
