@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """What a teacher in low precision changes: its features, the loss, and the gradient of the loss.
 
-For each pair of teacher and student of the zoo, at full size, with random weights (the teacher's
-BatchNorm has the statistics of the images) and random images; or, with --config and --student, for a
-trained pair and images of its data set. One row a precision and loss:
+For each pair of teacher and student of the zoo, at full size, with random weights and random images;
+or, with --config, --teacher and --student, for a trained pair with the loss it was trained with and
+images of its data set. One row a precision and loss:
 
 - angle_layer, angle_channel: degrees between the float32 feature and that in low precision, over the
   whole map of an image and over each channel; the mean, of several features the largest.
@@ -20,10 +20,11 @@ import csv
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tools'), str(ROOT / 'tools' / 'analysis_tools')]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tools' / 'analysis_tools'))
 
 from benchmark_distill import forget_pretrained, make_batch
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # One config for each pair of teacher and student.
 CONFIGS = (
@@ -98,7 +99,7 @@ def compare(args, cfg, name: str):
         if (part.get('data_preprocessor') or {}).get('size') is not None:
             part['data_preprocessor']['size'] = size
     batch = real_batch(cfg) if args.config else make_batch(cfg, 2, size)
-    for loss in LOSSES:
+    for loss in [cfg.model.distiller.loss.type] if args.config else LOSSES:
         config = copy.deepcopy(cfg.model)
         config.distiller.loss = dict(type=loss, loss_weight=3.0)
         torch.manual_seed(0)
@@ -108,8 +109,6 @@ def compare(args, cfg, name: str):
             weights = torch.load(args.student, map_location='cpu', weights_only=False)
             model.load_state_dict(weights['state_dict'])
         data = model.data_preprocessor(copy.deepcopy(batch), training=True)
-        if not args.teacher:
-            set_statistics(model.teacher, data['inputs'])
         model.train()
         expected = measure(model, data)
         exact = copy.deepcopy(model.teacher.state_dict())
@@ -119,8 +118,7 @@ def compare(args, cfg, name: str):
             model._frozen_teacher.set_speed(precision, channels_last=True)
             found = measure(model, data)
             angles = [
-                [angle(a, b, dims) for a, b in zip(found[0], expected[0])]
-                for dims in ((1, 2, 3), (2, 3))
+                [angle(a, b, start) for a, b in zip(found[0], expected[0])] for start in (1, 2)
             ]
             yield dict(
                 config=name,
@@ -142,22 +140,6 @@ def real_batch(cfg, size: int = 16) -> dict:
 
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     return pseudo_collate([dataset[i] for i in range(size)])
-
-
-def set_statistics(teacher, images) -> None:
-    """Give every BatchNorm the statistics of the images, as a training would."""
-    import torch
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    norms = [m for m in teacher.modules() if isinstance(m, _BatchNorm)]
-    for norm in norms:
-        norm.momentum = None  # the mean of all forwards
-        norm.reset_running_stats()
-        norm.train()
-    with torch.no_grad():
-        teacher(images, mode='tensor')
-    for norm in norms:
-        norm.eval()
 
 
 def measure(model, data) -> tuple:
@@ -183,10 +165,14 @@ def measure(model, data) -> tuple:
     return features, loss.item(), flat
 
 
-def angle(a, b, dims) -> float:
-    """Give the mean angle in degrees, by the distance of unit vectors: exact near 0."""
-    a, b = (x.double() / x.double().norm(dim=dims, keepdim=True).clamp(min=1e-300) for x in (a, b))
-    chord = (a - b).norm(dim=dims)
+def angle(a, b, start: int) -> float:
+    """Give the mean angle in degrees of the vectors that the dimensions from ``start`` on span.
+
+    By the distance of unit vectors, which is exact near 0.
+    """
+    a, b = (x.double().flatten(start) for x in (a, b))
+    a, b = (x / x.norm(dim=-1, keepdim=True).clamp(min=1e-300) for x in (a, b))
+    chord = (a - b).norm(dim=-1)
     return (2 * (chord / 2).clamp(max=1).asin()).rad2deg().mean().item()
 
 
