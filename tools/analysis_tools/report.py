@@ -532,19 +532,13 @@ def render(report: Report, evaluations: dict, pictures: dict | None) -> str:
     )
 
 
-def main() -> None:
-    args = parse_args()
-    import matplotlib
+def write_report(args: argparse.Namespace) -> Path:
+    """Write the report; gives the file, or ends the program with a message."""
     from _trainings import make_progress
-    from mmengine.logging import MMLogger
 
     # takes seconds, and comes before a config is read, as in train.py
     from rawkd_mm.utils import CheckpointError, UsageError
 
-    matplotlib.use('agg')
-    MMLogger.get_instance('report', log_level='ERROR')  # else it prints what it loads, and tables
-    warnings.filterwarnings('ignore', module='mm(cv|seg|det|engine)')
-    out = args.out or args.work_dir / 'report.html'
     try:
         report = Report(args)
         evaluations, pictures = {}, None
@@ -563,9 +557,21 @@ def main() -> None:
         )
     except (ReportError, WorkDirError, UsageError, CheckpointError) as error:
         sys.exit(f'report.py: error: {error}')
+    out = args.out or args.work_dir / 'report.html'
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding='utf-8')
-    print(out)
+    return out
+
+
+def main() -> None:
+    args = parse_args()
+    import matplotlib
+    from mmengine.logging import MMLogger
+
+    matplotlib.use('agg')
+    MMLogger.get_instance('report', log_level='ERROR')  # else it prints what it loads, and tables
+    warnings.filterwarnings('ignore', module='mm(cv|seg|det|engine)')
+    print(write_report(args))
 
 
 if __name__ == '__main__':
