@@ -14,7 +14,6 @@ from ..algorithms import FrozenTeacherDistill
 from ..algorithms.frozen_teacher import listing, number_of_classes
 from ..registry import HOOKS
 
-
 _ADVICE = (
     "Check that teacher_ckpt belongs to the teacher's config and dataset, and its data_preprocessor "
     '(mean, std, channel order) to the weights. If this teacher is meant, change expected or fraction '
