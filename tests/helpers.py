@@ -466,8 +466,8 @@ _DISTRIBUTED = dict(
 
 def _bn(config):
     """The config with BN in place of SyncBN, which does not train in CPU processes."""
-    text = json.dumps(config).replace('SyncBN', 'BN')
-    return json.loads(text)
+    config = json.loads(json.dumps(config).replace('SyncBN', 'BN'))
+    return dict(config, test_cfg=ConfigDict(config['test_cfg']))
 
 
 def _stop_in_two_processes(folder):

@@ -14,6 +14,12 @@ from ..algorithms import FrozenTeacherDistill
 from ..algorithms.frozen_teacher import listing, number_of_classes
 from ..registry import HOOKS
 
+_ADVICE = (
+    "Check that teacher_ckpt belongs to the teacher's config and dataset, and its data_preprocessor "
+    '(mean, std, channel order) to the weights. If this teacher is meant, change expected or fraction '
+    'of TeacherSanityHook, or leave it out.'
+)
+
 
 class WrongTeacherError(ValueError):
     """The teacher is not what the config says; the message has the numbers."""
@@ -155,12 +161,18 @@ class TeacherSanityHook(Hook):
             return evaluator.evaluate(count), count
 
     def _judge(self, metrics: dict[str, float], count: int, total: int) -> None:
+        which = f'the first {count} of {total}' if count < total else f'all {total}'
+        if not metrics and self.expected:
+            # what mmdet's evaluator gives when there is not a single box
+            raise WrongTeacherError(
+                f'the teacher finds nothing on {which} validation images, expected {self.expected}. '
+                + _ADVICE
+            )
         unknown = sorted(set(self.expected) - set(metrics))
         if unknown:
             raise WrongTeacherError(
                 f'TeacherSanityHook: expected has {unknown}, the evaluator gives {sorted(metrics)}'
             )
-        which = f'the first {count} of {total}' if count < total else f'all {total}'
         values = {
             name: f'{float(value):.4g}'
             for name, value in metrics.items()
@@ -176,10 +188,8 @@ class TeacherSanityHook(Hook):
             raise WrongTeacherError(
                 f'the teacher on {which} validation images: '
                 + ', '.join(f'{name} {values[name]}' for name in low)
-                + f', which is below {self.fraction:g} of the expected. Check that teacher_ckpt belongs '
-                "to the teacher's config and dataset, and its data_preprocessor (mean, std, channel "
-                'order) to the weights. If this teacher is meant, change expected or fraction of '
-                'TeacherSanityHook, or leave it out.'
+                + f', which is below {self.fraction:g} of the expected. '
+                + _ADVICE
             )
 
 

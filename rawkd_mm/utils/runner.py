@@ -137,6 +137,20 @@ class _CPUProcesses:
         )
 
 
+def _empty(dataset: Any) -> str:
+    """Say which dataset is empty."""
+    where, name = {}, type(dataset).__name__
+    if isinstance(dataset, dict):
+        name = dataset.get('type')
+        keys = ('data_root', 'ann_file', 'data_prefix', 'img_suffix', 'indices', 'filter_cfg')
+        where = {key: dataset[key] for key in keys if dataset.get(key)}
+    return (
+        f'the dataset {name} is empty: {where or "see its config"} (current folder {os.getcwd()!r}). '
+        'Check that the folder has images with this suffix, and that no filter (filter_cfg, classes '
+        'in metainfo) leaves all of them out.'
+    )
+
+
 class _CarefulInputs:
     """To be mixed into a Runner: checkpoints as data only, no empty datasets, and a fitting batch."""
 
@@ -153,19 +167,16 @@ class _CarefulInputs:
         cls, dataloader: DataLoader | dict, *args: Any, **kwargs: Any
     ) -> DataLoader:
         # Here, because workers would look for a first image for ever when the loop is built.
-        built = super().build_dataloader(dataloader, *args, **kwargs)
+        try:
+            built = super().build_dataloader(dataloader, *args, **kwargs)
+        except ValueError as error:
+            # how MMEngine's BaseDataset fails when it packs no images
+            if 'need at least one array to concatenate' not in str(error):
+                raise
+            raise ValueError(_empty(dataloader['dataset'])) from error
         if hasattr(built.dataset, '__len__') and len(built.dataset) == 0:
-            config = dataloader.get('dataset') if isinstance(dataloader, dict) else None
-            where = {
-                key: config[key]
-                for key in ('data_root', 'ann_file', 'data_prefix', 'img_suffix', 'indices')
-                if isinstance(config, dict) and config.get(key)
-            }
-            raise ValueError(
-                f'the dataset {type(built.dataset).__name__} is empty: {where or "see its config"} '
-                f'(current folder {os.getcwd()!r}). Check that the folder has images with this '
-                'suffix, and that no filter (filter_cfg, classes in metainfo) leaves all of them out.'
-            )
+            config = dataloader['dataset'] if isinstance(dataloader, dict) else built.dataset
+            raise ValueError(_empty(config))
         return built
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:

@@ -325,8 +325,9 @@ def test_detector_with_boxes_alone(mmdet, tmp_path, log, config):
     with DefaultScope.overwrite_default_scope('mmdet'):
         torch.manual_seed(0)
         model = train_statistics(build(config())).eval()
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
+        for name, parameter in model.requires_grad_(False).named_parameters():
+            if name.endswith(('_reg.weight', '_reg.bias')):
+                parameter.zero_()  # boxes that are no lines
         coco_of(model, tmp_path)
         torch.save(dict(state_dict=model.state_dict()), tmp_path / 'teacher.pth')
         algorithm = distill(
@@ -366,10 +367,16 @@ def test_detector_with_boxes_alone(mmdet, tmp_path, log, config):
         (line,) = of_the_teacher(log)
         assert 'the first 2 of 6' in line
         assert Runner.val_loop.evaluator.metrics[0].img_ids is None
-        for parameter in algorithm.teacher.parameters():
-            parameter.normal_()
+        hook = TeacherSanityHook(images=2, expected={'coco/bbox_mAP': 1.0})
+        for name, parameter in algorithm.teacher.named_parameters():
+            if name.endswith(('_reg.weight', '_reg.bias')):
+                parameter.fill_(0.05)
         with pytest.raises(WrongTeacherError, match=r'coco/bbox_mAP .*\(expected 1\)'):
-            TeacherSanityHook(images=2, expected={'coco/bbox_mAP': 1.0}).before_train(Runner)
+            hook.before_train(Runner)
+        for parameter in algorithm.teacher.parameters():
+            parameter.fill_(float('nan'))
+        with pytest.raises(WrongTeacherError, match='finds nothing on the first 2 of 6.*expected'):
+            hook.before_train(Runner)
 
 
 def _collate(items):
