@@ -28,6 +28,7 @@ __all__ = [
     'channel_swap_and_padding',
     'has_mmcv_ops',
     'installed_versions',
+    'is_autocast_enabled',
     'keep_from_skipping',
     'load_mmrazor',
     'load_weights_only',
@@ -165,6 +166,22 @@ def channel_swap_and_padding(preprocessor) -> tuple:
 
     swap = first(('_channel_conversion', 'channel_conversion'), None)
     return swap, first(('pad_value', 'pad_val'), 0)
+
+
+def is_autocast_enabled(device_type: str) -> bool:
+    """Tell whether mixed precision is on for a type of device, which torch 2.1 asks otherwise.
+
+    Args:
+        device_type (str): 'cpu' or 'cuda'.
+    """
+    import torch
+
+    try:
+        return torch.is_autocast_enabled(device_type)
+    except TypeError:  # torch 2.1 has a function for each
+        return (
+            torch.is_autocast_cpu_enabled() if device_type == 'cpu' else torch.is_autocast_enabled()
+        )
 
 
 def keep_from_skipping(loop) -> None:

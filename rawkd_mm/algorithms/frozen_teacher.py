@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from ..compat import channel_swap_and_padding
+from ..compat import channel_swap_and_padding, is_autocast_enabled
 from ..distillers import FeatureRecorder, run_for_features
 from ..registry import MODELS
 from ..utils.checkpoint import CheckpointError
@@ -270,7 +270,7 @@ class FrozenTeacher:
 
     def _hand_over(self, device_type: str) -> None:
         """Bring the features into a form that every loss and connector can take."""
-        student_is_low = torch.is_autocast_enabled(device_type)
+        student_is_low = is_autocast_enabled(device_type)
 
         def convert(feature: Tensor) -> Tensor:
             if not feature.is_floating_point():
