@@ -71,6 +71,39 @@ def _norm(feature: Tensor, dims: tuple) -> Tensor:
     return feature
 
 
+# Rows of this many bytes in all are reduced at once on a CPU: they stay in its cache, so that the maps
+# are read from memory once and no product as large as a map is stored.
+_BLOCK_BYTES = 1 << 22
+
+
+def _norms_and_dot(student: Tensor, teacher: Tensor, dims: tuple) -> tuple[Tensor, Tensor, Tensor]:
+    """Norm of either and dot product over ``dims``, which stay with size 1.
+
+    Where the channels' values lie one after the other, each channel is reduced by itself; a layer is
+    then the sum of its channels. Much faster than a reduction over several dimensions, and as exact.
+    """
+    shape = student.shape
+    dtype = _compute_dtype(student, teacher)
+    if dims == (1,) or not (student.is_contiguous() and teacher.is_contiguous()):
+        student, teacher = student.to(dtype), teacher.to(dtype)
+        dot = (student * teacher).sum(dim=dims, keepdim=True)
+        return _norm(student, dims), _norm(teacher, dims), dot
+    rows = student.reshape(shape[0] * shape[1], -1), teacher.reshape(shape[0] * shape[1], -1)
+    size = len(rows[0])
+    if student.device.type == 'cpu' and not torch.compiler.is_compiling():
+        size = max(1, _BLOCK_BYTES // (dtype.itemsize * rows[0].shape[1]))
+    parts = []
+    for s, t in zip(rows[0].split(size), rows[1].split(size)):
+        s, t = s.to(dtype), t.to(dtype)
+        norms = (torch.linalg.vector_norm(x, dim=1) for x in (s, t))
+        parts.append((*norms, (s * t).sum(dim=1)))
+    kept = (*shape[:2], *([1] * (len(shape) - 2)))
+    n, m, dot = (torch.cat(part).view(kept) for part in zip(*parts))
+    if 1 in dims:
+        n, m, dot = _norm(n, (1,)), _norm(m, (1,)), dot.sum(dim=1, keepdim=True)
+    return n, m, dot
+
+
 class _AngularDistance(torch.autograd.Function):
     r"""Mean of :math:`1 - \cos\theta_v` over all vectors v that ``dims`` span.
 
@@ -83,10 +116,7 @@ class _AngularDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, student: Tensor, teacher: Tensor, dims: tuple, eps: float) -> Tensor:
-        dtype = _compute_dtype(student, teacher)
-        s, t = student.to(dtype), teacher.to(dtype)
-        n, m = _norm(s, dims), _norm(t, dims)
-        dot = (s * t).sum(dim=dims, keepdim=True)
+        n, m, dot = _norms_and_dot(student, teacher, dims)
         # A vector shorter than eps has no direction: cosine 0, gradient 0. NaN compares as False
         # and so stays NaN.
         undirected = (n < eps) | (m < eps)

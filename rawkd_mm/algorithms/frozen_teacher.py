@@ -2,21 +2,24 @@
 
 import copy
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseDataPreprocessor, BaseModel, revert_sync_batchnorm
-from mmengine.runner.checkpoint import _load_checkpoint
 from mmengine.structures import BaseDataElement
 from mmrazor.models import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder, ParameterRecorder
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_map_only
 
-from ..distillers import run_for_features
+from ..compat import channel_swap_and_padding, is_autocast_enabled
+from ..distillers import FeatureRecorder, run_for_features
 from ..registry import MODELS
+from ..utils.checkpoint import CheckpointError
+from ..utils.checkpoint_loading import load_checkpoint
 from ..utils.config import resolve_model
 
 
@@ -98,15 +101,13 @@ def _normalization(preprocessor: nn.Module, role: str) -> _Normalization | None:
     if type(preprocessor) is BaseDataPreprocessor:
         return None
     enabled = getattr(preprocessor, '_enable_normalize', None)
-    swap = getattr(preprocessor, '_channel_conversion', None)
+    swap, pad_value = channel_swap_and_padding(preprocessor)
     if enabled is None or swap is None:
         raise ValueError(
             f"the {role}'s data_preprocessor {type(preprocessor).__name__} does not tell its mean, "
             'std and channel order, so that the images of the two models cannot be compared. Use '
             "one that derives from MMEngine's ImgDataPreprocessor."
         )
-    # mmseg 1.2 calls it pad_val
-    pad_value = getattr(preprocessor, 'pad_value', getattr(preprocessor, 'pad_val', 0))
     result = _RAW._replace(swap=swap, pad_value=float(pad_value))
     if enabled:
         result = result._replace(mean=preprocessor.mean.float(), std=preprocessor.std.float())
@@ -179,9 +180,20 @@ class _UsedTensors(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func not in self._ASK_ONLY:
-            leaves = tree_leaves((args, kwargs))
+            leaves = tree_flatten((args, kwargs))[0]
             self.ids.update(id(leaf) for leaf in leaves if isinstance(leaf, Tensor))
         return func(*args, **kwargs)
+
+
+# What teacher_precision may be, and the type that convolutions and linear layers then compute in.
+PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+# Modules whose weights autocast would convert in every forward. Subclasses with a forward of their
+# own may do anything with their weights and keep them.
+_LOW_PRECISION_FORWARDS = tuple(
+    kind.forward
+    for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+)
 
 
 class FrozenTeacher:
@@ -198,6 +210,9 @@ class FrozenTeacher:
     Attributes:
         model (BaseModel): The teacher in eval mode, without gradient.
         is_borrowed (bool): Whether the model belongs to the object that this is a copy of.
+        random (list[str] | None): Names of the parameters and buffers that did not come from a
+            checkpoint; None as long as none was loaded.
+        classes (Sequence[str] | None): Names of the classes that the checkpoint says it knows.
     """
 
     def __init__(
@@ -206,9 +221,70 @@ class FrozenTeacher:
         self.model = model.eval().requires_grad_(False)
         self.renormalize = make_renormalize(preprocessor, model.data_preprocessor)
         self.is_borrowed = False
+        self._precision: str | None = None
+        self._channels_last = False
+        self.random: list[str] | None = None
+        self.classes: Sequence[str] | None = None
         self._distiller = distiller
         self._stopping = False
         self._hook()
+
+    def set_speed(self, precision: str | None, channels_last: bool) -> None:
+        """Decide what the teacher computes in; to be called once its weights are loaded.
+
+        In low precision it runs under autocast, so that each operation has the type that PyTorch
+        deems safe for it, and the weights that autocast would convert in every forward are stored
+        converted: the model takes less memory, and the features are the same.
+
+        Args:
+            precision (str | None): A key of ``PRECISIONS``; None for what the student computes in.
+            channels_last (bool): Whether the channels of maps and weights are their last dimension
+                in memory.
+
+        Raises:
+            ValueError: If there is no such precision.
+        """
+        if precision is not None and precision not in PRECISIONS:
+            raise ValueError(
+                f'teacher_precision must be one of {list(PRECISIONS)}, or None for what the student '
+                f'computes in, got {precision!r}'
+            )
+        self._precision, self._channels_last = precision, channels_last
+        if precision in ('bf16', 'fp16'):
+            recorders = self._distiller.teacher_recorders.recorders.values()
+            recorded = {r.source for r in recorders if isinstance(r, ParameterRecorder)}
+            for name, module in self.model.named_modules():
+                if type(module).forward in _LOW_PRECISION_FORWARDS:
+                    for key, value in module.named_parameters(prefix=name, recurse=False):
+                        if key not in recorded:
+                            value.data = value.data.to(PRECISIONS[precision])
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+
+    def _autocast(self, device_type: str) -> AbstractContextManager:
+        if self._precision is None:
+            return nullcontext()
+        low = self._precision != 'fp32'
+        dtype = PRECISIONS[self._precision] if low else None
+        return torch.autocast(device_type, dtype=dtype, enabled=low)
+
+    def _hand_over(self, device_type: str) -> None:
+        """Bring the features into a form that every loss and connector can take."""
+        student_is_low = is_autocast_enabled(device_type)
+
+        def convert(feature: Tensor) -> Tensor:
+            if not feature.is_floating_point():
+                return feature
+            if not student_is_low and feature.dtype in (torch.bfloat16, torch.float16):
+                feature = feature.float()
+            return feature.contiguous()
+
+        for recorder in self._recorders():
+            if isinstance(recorder, FeatureRecorder):
+                recorder.replace(convert)
+            else:
+                records = [tree_map_only(Tensor, convert, x) for x in recorder.data_buffer]
+                recorder.data_buffer[:] = records
 
     def _hook(self) -> None:
         if self.stops_early:
@@ -275,15 +351,43 @@ class FrozenTeacher:
         Args:
             inputs (Tensor): The student's images, shape (B, C, H, W).
             data_samples (list, optional): What belongs to them.
+
+        The features that it leaves in the recorders are contiguous. Outside of autocast they are
+        float32 whatever the teacher computed in, because MMRazor's connectors and losses do not mix
+        types; under autocast they are what the teacher computed.
         """
         if self.model.training:
             self.model.eval()
         if self.renormalize is not None:
             inputs = self.renormalize(inputs, data_samples)
-        if self.stops_early:
-            self._run_to_last_feature(inputs, data_samples)
-        else:
-            self.model(inputs, data_samples, mode='loss')
+        if self._channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with self._autocast(inputs.device.type):
+            if self.stops_early:
+                self._run_to_last_feature(inputs, data_samples)
+            else:
+                self.model(inputs, data_samples, mode='loss')
+        if self._precision is not None or self._channels_last:
+            self._hand_over(inputs.device.type)
+
+    @torch.no_grad()
+    def predict(self, data: dict | tuple | list, preprocessor: nn.Module) -> list:
+        """Run the whole teacher, as the student is run in a validation.
+
+        Args:
+            data (dict | tuple | list): A batch of a data loader.
+            preprocessor (nn.Module): The data_preprocessor that makes the student's images.
+
+        Returns:
+            list: What the model's ``mode='predict'`` gives, a data sample for each image.
+        """
+        self.model.eval()
+        data = preprocessor(data, False)
+        inputs, data_samples = data['inputs'], data.get('data_samples')
+        if self.renormalize is not None:
+            inputs = self.renormalize(inputs, data_samples)
+        with self._autocast(inputs.device.type):
+            return self.model(inputs, data_samples, mode='predict')
 
     def names_in_use(self, shape: Sequence[int]) -> list[str]:
         """Find the parameters and buffers of the part that runs.
@@ -333,13 +437,15 @@ class FrozenTeacher:
                 that part may not run, because the student gets them.
 
         Raises:
-            ValueError: If a parameter or buffer that is needed is missing or has another shape;
-                lists all of them.
+            FileNotFoundError: If there is no such file.
+            CheckpointError: If it is no checkpoint, or would run code when it is loaded; if a
+                parameter or buffer that is needed is missing or has another shape, lists all of
+                them.
         """
-        checkpoint = _load_checkpoint(filename, map_location='cpu')
+        checkpoint = load_checkpoint(filename)
         given = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
         if not isinstance(given, dict) or not any(isinstance(v, Tensor) for v in given.values()):
-            raise ValueError(
+            raise CheckpointError(
                 f'teacher_ckpt={filename!r} is no checkpoint: expected a dict of tensors, or one '
                 f"under the key 'state_dict', got {type(checkpoint).__name__}"
             )
@@ -348,17 +454,19 @@ class FrozenTeacher:
         prefix, found = _strip_prefix(given, {name: expected[name].shape for name in needed})
         missing = [name for name in needed if name not in found]
         mismatched = [
-            f'{name}: {tuple(found[name].shape)}, the model has {tuple(expected[name].shape)}'
-            for name in needed
-            if name in found and found[name].shape != expected[name].shape
+            name for name in needed if name in found and found[name].shape != expected[name].shape
         ]
+        shapes = [
+            f'{name}: {tuple(found[name].shape)}, the model has {tuple(expected[name].shape)}'
+            for name in mismatched
+        ]
+        self.classes = _class_names(checkpoint)
         if missing or mismatched:
-            raise ValueError(
+            raise CheckpointError(
                 f'teacher_ckpt={filename!r} does not fit {type(self.model).__name__}: of the '
                 f'{len(needed)} parameters and buffers that the distillation needs, '
                 f'{len(missing)} are missing{listing(missing)} and {len(mismatched)} have another '
-                f'shape{listing(mismatched)}. Check that the checkpoint belongs to the '
-                "teacher's config."
+                f'shape{listing(shapes)}. ' + self._guess(found, missing, mismatched)
             )
         fitting = {
             name: value
@@ -366,7 +474,8 @@ class FrozenTeacher:
             if name in expected and expected[name].shape == value.shape
         }
         self.model.load_state_dict(fitting, strict=False)
-        left = len([n for n in expected if n not in fitting and 'num_batches_tracked' not in n])
+        self.random = [n for n in expected if n not in fitting and 'num_batches_tracked' not in n]
+        left = len(self.random)
         print_log(
             f'Loaded the teacher from {filename}'
             + (f', keys below {prefix!r}' if prefix else '')
@@ -374,6 +483,62 @@ class FrozenTeacher:
             + (f'; {left} that are not in use were not in it or did not fit' if left else ''),
             'current',
         )
+
+    def _guess(
+        self, found: dict[str, Tensor], missing: Sequence[str], mismatched: Sequence[str]
+    ) -> str:
+        """Say what is most likely wrong with a checkpoint that does not fit."""
+        expected = self.model.state_dict()
+        # a classifier of other classes has another number of outputs, and nothing else is different
+        of_classes = not missing and all(
+            _knows_classes(self.model, name) and found[name].shape[1:] == expected[name].shape[1:]
+            for name in mismatched
+        )
+        count = number_of_classes(self.model)
+        if of_classes and count is not None:
+            theirs = f'{len(self.classes)} classes' if self.classes else 'another number of classes'
+            return (
+                f"The rest fits: it was trained with {theirs}, and the teacher's config has "
+                f'{count}. Set num_classes in the config of the teacher to those of the checkpoint, '
+                'or distil a feature before the classifier.'
+            )
+        if len(missing) + len(mismatched) > len(found) // 2 or missing:
+            return (
+                "Check that the checkpoint belongs to the teacher's config; it begins with "
+                f'{", ".join(list(found)[:3])}.'
+            )
+        return "Check that the checkpoint belongs to the teacher's config."
+
+
+def number_of_classes(model: nn.Module) -> int | None:
+    """Find out how many classes a model tells apart; None if none of its heads says so.
+
+    That is the largest ``num_classes`` of its heads: an RPN, for example, has 1.
+    """
+    counts = [
+        module.num_classes
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, 'num_classes', None), int)
+        and not f'{name}.'.startswith('backbone.')
+    ]
+    return max(counts, default=None)
+
+
+def _knows_classes(model: nn.Module, name: str) -> bool:
+    """Whether a parameter belongs to a head that tells classes apart, by its name in the model."""
+    parts = name.split('.')[:-1]
+    above = [model.get_submodule('.'.join(parts[: i + 1])) for i in range(len(parts))]
+    return any(isinstance(getattr(module, 'num_classes', None), int) for module in above)
+
+
+def _class_names(checkpoint: dict) -> Sequence[str] | None:
+    """Names of the classes as MMEngine's checkpoints have them, or those before it."""
+    meta = checkpoint.get('meta')
+    if not isinstance(meta, dict):
+        return None
+    dataset = meta.get('dataset_meta')
+    names = (dataset if isinstance(dataset, dict) else {}).get('classes') or meta.get('CLASSES')
+    return list(names) if isinstance(names, (list, tuple)) else None
 
 
 # In which order the weights of a model are looked for in a checkpoint: as they are; saved from a

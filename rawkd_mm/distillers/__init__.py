@@ -7,7 +7,7 @@ from .auto_features import (
     match_features,
     measure_feature,
 )
-from .feature_distiller import FeatureDistiller, FeaturePair, run_for_features
+from .feature_distiller import FeatureDistiller, FeaturePair, PairFeatures, run_for_features
 from .feature_listing import ListedFeature, list_features, partners
 from .feature_recorder import FeatureRecorder, FeatureSource
 
@@ -18,6 +18,7 @@ __all__ = [
     'FeaturePair',
     'FeatureRecorder',
     'FeatureSource',
+    'PairFeatures',
     'ListedFeature',
     'find_features',
     'list_features',

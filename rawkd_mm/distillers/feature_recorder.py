@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -69,14 +70,14 @@ def _tensors(output: Any) -> list:
     return []
 
 
-def _clone(output: Any) -> Any:
+def _map(function: Callable, output: Any) -> Any:
     if isinstance(output, torch.Tensor):
-        return output.clone()
+        return function(output)
     if isinstance(output, dict):
-        return {key: _clone(value) for key, value in output.items()}
+        return {key: _map(function, value) for key, value in output.items()}
     if isinstance(output, (list, tuple)):
-        cloned = [_clone(item) for item in output]
-        return type(output)(*cloned) if hasattr(output, '_fields') else type(output)(cloned)
+        mapped = [_map(function, item) for item in output]
+        return type(output)(*mapped) if hasattr(output, '_fields') else type(output)(mapped)
     return output
 
 
@@ -150,7 +151,7 @@ class FeatureRecorder(ModuleOutputsRecorder):
     def forward_hook(self, module: nn.Module, inputs: tuple, outputs: Any) -> None:
         """Record the output and the versions of its tensors."""
         if self.recording:
-            recorded = _clone(outputs) if self.clone else outputs
+            recorded = _map(torch.Tensor.clone, outputs) if self.clone else outputs
             self.data_buffer.append(recorded)
             self._versions.append([tensor._version for tensor in _tensors(recorded)])
 
@@ -173,6 +174,18 @@ class FeatureRecorder(ModuleOutputsRecorder):
         """
         if self._is_overwritten():
             self.clone = True
+            self._versions = [[t._version for t in _tensors(r)] for r in self.data_buffer]
+
+    def replace(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Replace each recorded tensor by what a function makes of it.
+
+        A record that was overwritten stays as it is, to be found out by :meth:`get_record_data`.
+
+        Args:
+            function (Callable): Takes and gives a tensor.
+        """
+        if not self._is_overwritten():
+            self.data_buffer[:] = [_map(function, record) for record in self.data_buffer]
             self._versions = [[t._version for t in _tensors(r)] for r in self.data_buffer]
 
     def get_record_data(self, record_idx: int = 0, data_idx: int | None = None) -> Any:

@@ -1,7 +1,7 @@
 """What the command line tools share: configs, runner, mixed precision, checkpoints."""
 
 from .amp import Bf16OptimWrapper, set_amp
-from .checkpoint import CheckpointError, RequireAllWeightsHook
+from .checkpoint import CheckpointError, RequireAllWeightsHook, load_all_weights
 from .config import (
     UsageError,
     inline_models,
@@ -13,6 +13,7 @@ from .config import (
     set_resume,
     set_work_dir,
     student_config,
+    teacher_config,
     use_resumable_checkpoints,
 )
 from .runner import AverageLossesHook, build_runner, leave_processes, replace_sync_batchnorm
@@ -29,6 +30,7 @@ __all__ = [
     'inline_models',
     'is_distillation',
     'leave_processes',
+    'load_all_weights',
     'load_config',
     'made_up_batch',
     'make_paths_relative',
@@ -41,5 +43,6 @@ __all__ = [
     'set_resume',
     'set_work_dir',
     'student_config',
+    'teacher_config',
     'use_resumable_checkpoints',
 ]

@@ -11,7 +11,8 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import HOOKS
 
-from .checkpoint_files import POINTER, find_last_checkpoint, why_not_whole
+from .checkpoint_files import POINTER, find_last_checkpoint
+from .checkpoint_loading import why_not_whole
 
 __all__ = [
     'UsageError',
@@ -24,6 +25,7 @@ __all__ = [
     'set_resume',
     'set_work_dir',
     'student_config',
+    'teacher_config',
     'use_resumable_checkpoints',
 ]
 
@@ -262,6 +264,25 @@ def student_config(cfg: Config) -> Config:
     cfg.model = student
     if cfg.get('custom_hooks'):
         cfg.custom_hooks = [hook for hook in cfg.custom_hooks if not _is_about_distillation(hook)]
+    return cfg
+
+
+def teacher_config(cfg: Config) -> Config:
+    """Reduce a distillation to its teacher, with the data and evaluators of the student.
+
+    Args:
+        cfg (Config): A distillation, see :func:`is_distillation`, with a teacher.
+
+    Returns:
+        Config: A copy, in which ``model`` is the teacher with its own data_preprocessor, or where
+        it has none with the student's.
+    """
+    preprocessor = student_config(cfg).model.get('data_preprocessor')
+    cfg = copy.deepcopy(cfg)
+    teacher = resolve_model(cfg.model.teacher)
+    if preprocessor is not None:
+        teacher.setdefault('data_preprocessor', preprocessor)
+    cfg.model = teacher
     return cfg
 
 

@@ -1,0 +1,241 @@
+#!/usr/bin/env python
+"""Time and memory of the losses at the shapes of the zoo, with the connectors they train.
+
+Each method of Tables 8 and 9, the naive one, and LAD, CAD and naive written in plain PyTorch as one
+would, eager and compiled. Milliseconds are the median of --iters; peak MB is what the allocator holds
+at most beyond what was there before, GB/s the bytes that must be moved (both features read; in
+backward also the gradient written) over the time, copy that of a copy of as many bytes.
+
+    python benchmarks/losses.py benchmarks/results/losses.csv
+"""
+
+import argparse
+import csv
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+# (channels, (height, width) of each map); two images
+SHAPES = {
+    'segmentation': (512, [(64, 128)]),
+    'detection': (256, [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]),
+}
+BATCH = 2
+# What the zoo's RetinaNet configs say; FKD's (reduction, stride) is given for each level.
+FKD_LEVELS = [(4, 4), (4, 2), (2, 1), (2, 1), (2, 1)]
+COLUMNS = (
+    'device', 'threads', 'torch', 'shape', 'method', 'forward_ms', 'backward_ms', 'both_ms', 'peak_mb',
+    'both_gb_per_s', 'copy_gb_per_s',
+)  # fmt: skip
+
+
+def plain_lad(student, teacher):
+    dims = (1, 2, 3)
+    return plain_angle(student, teacher, dims)
+
+
+def plain_cad(student, teacher):
+    return plain_angle(student, teacher, (2, 3))
+
+
+def plain_angle(student, teacher, dims):
+    import torch
+
+    norm = torch.linalg.vector_norm
+    cosine = (student * teacher).sum(dims) / (norm(student, dim=dims) * norm(teacher, dim=dims))
+    return 3 * (1 - cosine).mean()
+
+
+def plain_naive(student, teacher):
+    import torch
+
+    return torch.nn.functional.mse_loss(student, teacher)
+
+
+def make_methods(channels: int, device) -> dict:
+    """Give, for each method, how a level's loss is computed from the two features."""
+    import torch
+
+    from rawkd_mm.registry import MODELS
+
+    def build(kind, **kwargs):
+        module = MODELS.build(dict(type=kind, **kwargs)).to(device)
+        return module.train()
+
+    def of_loss(kind, **kwargs):
+        return lambda level: build(kind, **kwargs)
+
+    def of_function(function):
+        return lambda level: function
+
+    def fkd(level):
+        reduction, stride = FKD_LEVELS[level]
+        given = dict(
+            in_channels=channels, reduction=reduction, mode='dot_product', sub_sample=True,
+            maxpool_stride=stride,
+        )  # fmt: skip
+        student = build('FBKDStudentConnector', **given)
+        teacher = build('FBKDTeacherConnector', **given)
+        loss = build(
+            'FBKDLoss', mask_l2_weight=4e-4, channel_weight=2e-2, spatial_weight=2e-2,
+            nonloacl_weight=4e-4,
+        )  # fmt: skip
+        return lambda s, t: loss(student(s), teacher(t))
+
+    def fgd(level):
+        from mmengine.structures import BaseDataElement, InstanceData
+
+        student, teacher = (build('GlobalContextConnector', in_channels=channels) for _ in range(2))
+        loss = build('FGDLoss')
+        sample = BaseDataElement(metainfo=dict(batch_input_shape=(800, 1344)))
+        sample.gt_instances = InstanceData(bboxes=torch.tensor([[10.0, 20.0, 400.0, 300.0]] * 8))
+        samples = [sample] * BATCH
+        return lambda s, t: loss(student(s), teacher(t), samples)
+
+    def mgd(level):
+        connector = build(
+            'MGDConnector', student_channels=channels, teacher_channels=channels, lambda_mgd=0.65
+        )
+        loss = build('MGDLoss', alpha_mgd=2e-5)
+        return lambda s, t: loss(connector(s), t)
+
+    return {
+        'LAD': of_loss('LADLoss'),
+        'LAD plain': of_function(plain_lad),
+        'LAD plain, compiled': of_function(torch.compile(plain_lad)),
+        'CAD': of_loss('CADLoss'),
+        'CAD plain': of_function(plain_cad),
+        'CAD plain, compiled': of_function(torch.compile(plain_cad)),
+        'Naive': of_loss('NaiveFeatureLoss'),
+        'Naive plain': of_function(plain_naive),
+        'Naive plain, compiled': of_function(torch.compile(plain_naive)),
+        'CWD': of_loss('ChannelWiseDivergence', tau=1.0, loss_weight=10.0),
+        'FKD': fkd,
+        'FGD': fgd,
+        'MGD': mgd,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('out', type=Path, metavar='CSV')
+    parser.add_argument('--device', default=None, help='default: cuda if there is one, else cpu')
+    parser.add_argument('--iters', type=int, default=9, metavar='N')
+    parser.add_argument('--shapes', nargs='+', default=list(SHAPES), choices=SHAPES)
+    args = parser.parse_args()
+    import torch
+
+    device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    rows = []
+    for shape in args.shapes:
+        rows += list(measure_shape(shape, device, args.iters))
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        with args.out.open('w', newline='') as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def measure_shape(shape: str, device, iters: int):
+    """Yield a row for each method."""
+    import torch
+
+    sys.path.insert(0, str(ROOT / 'tools' / 'analysis_tools'))
+    from benchmark_distill import device_name
+
+    channels, sizes = SHAPES[shape]
+    torch.manual_seed(0)
+    students, teachers = (
+        [torch.randn(BATCH, channels, *size, device=device) for size in sizes] for _ in range(2)
+    )
+    for feature in students:
+        feature.requires_grad_()
+    numbers = sum(feature.numel() for feature in students)
+    source = torch.randn(numbers, device=device)
+    target = torch.empty_like(source)
+
+    def synchronize():
+        if device.type == 'cuda':
+            torch.cuda.synchronize()
+
+    def seconds(function, *arguments):
+        synchronize()
+        start = time.perf_counter()
+        result = function(*arguments)
+        synchronize()
+        return time.perf_counter() - start, result
+
+    copies = [seconds(target.copy_, source)[0] for _ in range(iters + 2)][2:]
+    copy_speed = 2 * 4 * numbers / statistics.median(copies) / 1e9
+
+    for name, make in make_methods(channels, device).items():
+        levels = [make(i) for i in range(len(sizes))]
+
+        def forward(levels=levels):
+            return sum(f(s, t) for f, s, t in zip(levels, students, teachers))
+
+        def step(forward=forward):
+            for feature in students:
+                feature.grad = None
+            forward().backward()
+
+        step()
+        step()
+        forwards, backwards = [], []
+        for _ in range(iters):
+            for feature in students:
+                feature.grad = None
+            spent, loss = seconds(forward)
+            forwards.append(spent)
+            backwards.append(seconds(loss.backward)[0])
+            del loss
+        both = statistics.median(a + b for a, b in zip(forwards, backwards))
+        row = dict(
+            device=device_name(device),
+            threads='' if device.type == 'cuda' else torch.get_num_threads(),
+            torch=f'{torch.__version__}, Python {platform.python_version()}',
+            shape=shape,
+            method=name,
+            forward_ms=f'{1e3 * statistics.median(forwards):.2f}',
+            backward_ms=f'{1e3 * statistics.median(backwards):.2f}',
+            both_ms=f'{1e3 * both:.2f}',
+            peak_mb=f'{peak(step, students, device) / 1e6:.1f}',
+            both_gb_per_s=f'{5 * 4 * numbers / both / 1e9:.1f}',
+            copy_gb_per_s=f'{copy_speed:.1f}',
+        )
+        print({k: row[k] for k in COLUMNS[3:]}, flush=True)
+        yield row
+
+
+def peak(step, students, device) -> float:
+    """Give the bytes that the allocator holds at most in a step, beyond what was there before."""
+    import torch
+
+    for feature in students:
+        feature.grad = None
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        step()
+    events = profile.profiler.kineto_results.events()
+    events = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == '[memory]')
+    held = highest = 0
+    for _, change in events:
+        held += change
+        highest = max(highest, held)
+    return highest
+
+
+if __name__ == '__main__':
+    main()
