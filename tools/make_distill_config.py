@@ -189,23 +189,30 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def written_out(cfg):
+    """Give a config's model as a teacher's is written: complete, without weights to begin with."""
+    from rawkd_mm.utils import inline_models
+
+    model = copy.deepcopy(cfg.model)
+    if 'data_preprocessor' in cfg:
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    if cfg.get('default_scope'):
+        model.setdefault('_scope_', cfg.default_scope)
+    whole = copy.deepcopy(cfg)
+    whole.model = dict(architecture=dict(type=''), teacher=model, teacher_ckpt='given')
+    return inline_models(whole).model.teacher
+
+
 def build_alone(cfg, role: str):
     """Build a config's model, without weights to begin with."""
     import torch
 
     from rawkd_mm.algorithms.frozen_teacher import build_teacher
-    from rawkd_mm.utils import UsageError, inline_models
+    from rawkd_mm.utils import UsageError
 
-    plain = copy.deepcopy(cfg)
-    # what a teacher's config loses when it is written out
-    plain.model = dict(architecture=dict(type='X'), teacher=plain.model, teacher_ckpt='x')
-    model = inline_models(plain).model.teacher
-    if 'data_preprocessor' in cfg:
-        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
-    model.setdefault('_scope_', cfg.get('default_scope'))
     try:
         with torch.random.fork_rng(devices=[]):
-            return build_teacher(model)
+            return build_teacher(written_out(cfg))
     except Exception as error:
         raise UsageError(f'the {role} cannot be built: {type(error).__name__}: {error}') from error
 
@@ -255,7 +262,7 @@ def transforms(config: Any):
 
 def class_names(cfg) -> tuple | None:
     """Find the names of the classes that a config trains, if it tells."""
-    from mmengine.registry import DATASETS, DefaultScope
+    from mmengine.registry import DATASETS
 
     dataset = cfg.get('train_dataloader', {}).get('dataset')
     while dataset is not None and 'pipeline' not in dataset:
@@ -264,8 +271,10 @@ def class_names(cfg) -> tuple | None:
         return None
     names = (dataset.get('metainfo') or {}).get('classes')
     if names is None:
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-            kind = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else None
+        kind = dataset['type']
+        if isinstance(kind, str):
+            with scope_of(cfg), DATASETS.switch_scope_and_registry(None) as registry:
+                kind = registry.get(kind)
         names = getattr(kind, 'METAINFO', {}).get('classes')
     return tuple(names) if names else None
 
@@ -355,21 +364,10 @@ class Code(str):
 
 def make_model(args, teacher_cfg, method: Method, pairs, dry_run_shape, architecture) -> dict:
     """Give the model of the distillation."""
-    from rawkd_mm.utils import inline_models
-
     if '::' in args.teacher:
         teacher = dict(cfg_path=args.teacher, pretrained=False)
     else:
-        whole = copy.deepcopy(teacher_cfg)
-        whole.model = dict(
-            architecture=dict(type='X'), teacher=dict(cfg_path=args.teacher), teacher_ckpt='x'
-        )
-        from rawkd_mm.utils import is_distillation, load_config
-
-        if is_distillation(load_config(args.teacher)):
-            whole.model.teacher = copy.deepcopy(teacher_cfg.model)
-            whole.model.teacher.setdefault('_scope_', teacher_cfg.get('default_scope'))
-        teacher = inline_models(whole).model.teacher.to_dict()
+        teacher = written_out(teacher_cfg).to_dict()
     entries = []
     for student, partner in pairs:
         entry = dict(student=student.source.text, teacher=partner.source.text)
@@ -478,20 +476,27 @@ def read_back(text: str):
             ) from error
 
 
+def scope_of(cfg):
+    """Let the names in a config mean what they mean in a training, for as long as it lasts."""
+    from mmengine.registry import DefaultScope
+
+    return DefaultScope.overwrite_default_scope(cfg.get('default_scope'))
+
+
 def build_algorithm(cfg, with_weights: bool):
     """Build the distillation that a config describes; without weights for --no-check."""
-    from mmengine.registry import MODELS, init_default_scope
+    from mmengine.registry import MODELS
 
     from rawkd_mm.utils import UsageError
 
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = copy.deepcopy(cfg.model)
     if 'data_preprocessor' in cfg:  # as the Runner does
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     if not with_weights:
         model.update(teacher_ckpt=None, allow_random_teacher=True)
     try:
-        return MODELS.build(model)
+        with scope_of(cfg):
+            return MODELS.build(model)
     except Exception as error:
         raise UsageError(f'the distillation cannot be built: {error}') from error
 
@@ -733,7 +738,8 @@ def main() -> None:
         warnings += [f'An absolute path is left: {k} = {v!r}' for k, v in result.left.items()]
         print_tables(console, algorithm, pairs, counts, size, result.notes, warnings)
         if not args.no_check:
-            losses = run_one_iteration(algorithm, result.cfg.optim_wrapper, size)
+            with scope_of(result.cfg):
+                losses = run_one_iteration(algorithm, result.cfg.optim_wrapper, size)
             values = ', '.join(f'{k} {v:.4g}' for k, v in losses.items() if k.startswith('distill'))
             console.print(
                 f'One iteration on 2 made-up images of {size[0]}x{size[1]} ran: loss '

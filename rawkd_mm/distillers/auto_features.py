@@ -63,7 +63,8 @@ def measure_feature(model: BaseModel, text: str, shape: Sequence[int] = (3, 256,
         Feature: The feature.
 
     Raises:
-        ValueError: If there is no such module, or its feature is no map.
+        ValueError: If there is no such module, an index is missing or wrong, or the feature is no
+            map.
         RuntimeError: If the module gives no feature, or several.
     """
     source = FeatureSource.parse(text)
@@ -71,7 +72,10 @@ def measure_feature(model: BaseModel, text: str, shape: Sequence[int] = (3, 256,
     recorder.initialize(model)
     dry_run(model, shape, [recorder])
     recorder.clone_if_overwritten()
-    tensor = recorder.get_record_data(data_idx=source.index)
+    try:
+        tensor = recorder.get_record_data(data_idx=source.index)
+    except (IndexError, TypeError) as error:
+        raise ValueError(f'{type(model).__name__}: {error}') from error
     if tensor.dim() != 4:
         raise ValueError(
             f'{text!r} of {type(model).__name__} has the shape {tuple(tensor.shape)}; a feature '

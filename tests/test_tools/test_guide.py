@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from tool_project import ROOT, TOOLS
 
 from rawkd_mm.utils import load_config
@@ -90,14 +90,10 @@ def test_its_config_trains_after_it_was_moved(tmp_path):
     folder = clone(tmp_path)
     written = [b for b in found if 'my_pair/teacher.py <<' in b or 'digit_scenes.py --size 48' in b]
     run(folder, [found[0], *written])
-    os.environ['ITERS'] = '4'
-    try:
-        cfg = load_config(str(folder / 'my_pair/teacher.py'))
-    finally:
-        del os.environ['ITERS']
-    init_default_scope('mmseg')
+    cfg = load_config(str(folder / 'my_pair/teacher.py'))
     (folder / 'work_dirs/my_teacher').mkdir(parents=True)
-    state = MODELS.build(cfg.model).state_dict()
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        state = MODELS.build(cfg.model).state_dict()
     torch.save(dict(state_dict=state), folder / 'work_dirs/my_teacher/iter_4.pth')
     (make,) = [b for b in found if 'make_distill_config.py' in b and 'my_pair/cad.py' in b]
     (train,) = [b for b in found if 'train.py my_pair/cad.py' in b]

@@ -127,7 +127,8 @@ def run(package: str, row: tuple) -> tuple[bool, str]:
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             result = make_distill_config.make(args, size)
-            run_one_iteration(result.algorithm, result.cfg.optim_wrapper, result.size)
+            with make_distill_config.scope_of(result.cfg):
+                run_one_iteration(result.algorithm, result.cfg.optim_wrapper, result.size)
         except TrialError as error:
             return False, f'{begin}FAILED: {error} |'
         except (UsageError, ValueError, RuntimeError) as error:
