@@ -207,7 +207,9 @@ def numpy_globals() -> dict[str, object]:
     """
     import numpy
 
-    core = getattr(numpy, '_core', None) or numpy.core
+    core = getattr(numpy, '_core', None)
+    if not hasattr(core, 'multiarray'):  # numpy 1.26 has an empty one
+        core = numpy.core
     found = {
         f'numpy.{module}.multiarray.{name}': getattr(core.multiarray, name)
         for module in ('core', '_core')

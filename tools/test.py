@@ -67,9 +67,9 @@ def set_out(cfg, out: str) -> None:
             )
         for evaluator in evaluators:
             evaluator['output_dir'] = out
+            evaluator['keep_results'] = True
         # mmseg's metric makes the folder in the first process only; another may write into it before.
         Path(out).mkdir(parents=True, exist_ok=True)
-            evaluator['keep_results'] = True
     else:
         raise UsageError(f"--out: default_scope is {scope!r}, expected 'mmseg' or 'mmdet'")
     cfg.test_evaluator = evaluators
