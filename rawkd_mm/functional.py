@@ -11,8 +11,9 @@ between the two as vectors of length N. Mean squared error mixes a magnitude wit
 
 Every function takes ``(student, teacher)`` of one shape ``(B, C, ...)``, sends gradient to the student
 only, and reduces in float32 (float64 if an input is float64), so that half precision maps neither
-overflow nor lose digits. Sums of squares have to fit the type they are reduced in: norms up to 1e19.
-NaN or inf in an input gives NaN or inf, never a finite number.
+overflow nor lose digits. Sums of squares have to fit the type they are reduced in: in float32, norms
+from 1e-19 to 1e19 are exact, shorter ones lose digits and become 0, all of which is far below the eps
+under which a vector has no direction. NaN or inf in an input gives NaN or inf, never a finite number.
 """
 
 from typing import NamedTuple

@@ -707,6 +707,14 @@ def test_autocast_step():
     assert all(p.grad.isfinite().all() for p in algorithm.student.backbone.parameters())
 
 
+@pytest.mark.parametrize('stopped', [False, True])
+def test_empty_batch(stopped):
+    algorithm = distill()
+    algorithm.distillation_stopped = stopped
+    with pytest.raises(ValueError, match=r'batch is empty.*\(0, 3, 32, 32\).*train_dataloader'):
+        algorithm(images(0), [], mode='loss')
+
+
 def test_model_from_a_config_file(tmp_path):
     path = tmp_path / 'config.py'
     config = Config(dict(model=pspnet(8, 16), default_scope='mmseg'))
