@@ -312,7 +312,8 @@ def test_features_are_those_of_the_modules():
         model = getattr(algorithm, role)
         for path in ('decode_head.bottleneck', 'backbone'):
             model.get_submodule(path).register_forward_hook(
-                lambda m, i, output, key=(role, path): expected.__setitem__(key, output)
+                lambda m, i, output, key=(role, path): expected.__setitem__(key, output),
+                prepend=True,  # the teacher stops in the hook behind its last feature
             )
     features = algorithm.extract_features(images(), samples())
     assert list(features) == [p.name for p in algorithm.distiller.pairs]
