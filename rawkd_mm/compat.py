@@ -26,6 +26,7 @@ from importlib.metadata import PackageNotFoundError, version
 __all__ = [
     'TESTED_VERSIONS',
     'channel_swap_and_padding',
+    'find_is_compiling',
     'has_mmcv_ops',
     'installed_versions',
     'is_autocast_enabled',
@@ -166,6 +167,14 @@ def channel_swap_and_padding(preprocessor) -> tuple:
 
     swap = first(('_channel_conversion', 'channel_conversion'), None)
     return swap, first(('pad_value', 'pad_val'), 0)
+
+
+def find_is_compiling():
+    """Give the function that tells whether torch.compile is tracing, by whatever name torch has it."""
+    import torch
+
+    found = getattr(torch.compiler, 'is_compiling', None)
+    return found or importlib.import_module('torch._dynamo').is_compiling
 
 
 def is_autocast_enabled(device_type: str) -> bool:

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .compat import find_is_compiling
+
 __all__ = [
     'GRANULARITIES',
     'FeatureGeometry',
@@ -32,6 +34,8 @@ __all__ = [
 ]
 
 GRANULARITIES = ('layer', 'channel', 'pixel')
+
+_is_compiling = find_is_compiling()
 
 
 def _check(student: Tensor, teacher: Tensor) -> None:
@@ -91,7 +95,7 @@ def _norms_and_dot(student: Tensor, teacher: Tensor, dims: tuple) -> tuple[Tenso
         return _norm(student, dims), _norm(teacher, dims), dot
     rows = student.reshape(shape[0] * shape[1], -1), teacher.reshape(shape[0] * shape[1], -1)
     size = len(rows[0])
-    if student.device.type == 'cpu' and not torch.compiler.is_compiling():
+    if student.device.type == 'cpu' and not _is_compiling():
         size = max(1, _BLOCK_BYTES // (dtype.itemsize * rows[0].shape[1]))
     parts = []
     for s, t in zip(rows[0].split(size), rows[1].split(size)):
