@@ -13,6 +13,7 @@ teachers whose images are made otherwise than the student's, :func:`load_weights
 checkpoints without running code.
 """
 
+import codecs
 import importlib
 import importlib.util
 import itertools
@@ -266,6 +267,8 @@ def load_weights_only(load: Callable, file: object, map_location: object, allowe
         pickle.UnpicklingError: If the file asks for another global.
     """
     if not _has_safe_globals():
+        # newer versions of torch allow this by themselves, numpy's strings need it
+        allowed = {'_codecs.encode': codecs.encode, **allowed}
         return load(
             file, map_location=map_location, weights_only=False, pickle_module=_restricted(allowed)
         )
