@@ -91,6 +91,7 @@ def compare(args, cfg, name: str):
     from mmengine.registry import MODELS, init_default_scope
 
     from rawkd_mm.utils import replace_sync_batchnorm
+    from rawkd_mm.utils.checkpoint_loading import load_checkpoint
 
     init_default_scope(cfg.default_scope)
     cfg.model.update(teacher_ckpt=args.teacher, allow_random_teacher=True, init_student=None)
@@ -106,8 +107,7 @@ def compare(args, cfg, name: str):
         model = MODELS.build(config)
         replace_sync_batchnorm(model)
         if args.student:
-            weights = torch.load(args.student, map_location='cpu', weights_only=False)
-            model.load_state_dict(weights['state_dict'])
+            model.load_state_dict(load_checkpoint(args.student)['state_dict'])
         data = model.data_preprocessor(copy.deepcopy(batch), training=True)
         model.train()
         expected = measure(model, data)

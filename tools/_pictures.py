@@ -52,6 +52,23 @@ def build_model(cfg):
     return MODELS.build(model)
 
 
+def read_checkpoint(checkpoint: str):
+    """Read a checkpoint as data, without running what it may carry.
+
+    Args:
+        checkpoint (str): Path or URL.
+
+    Raises:
+        CheckpointError: If it is none, or would run code.
+    """
+    from mmengine.runner.checkpoint import _load_checkpoint
+
+    from rawkd_mm.utils.checkpoint_loading import weights_only
+
+    with weights_only():
+        return _load_checkpoint(checkpoint, map_location='cpu')
+
+
 def load_model(cfg, checkpoint: str, device: str = 'cpu'):
     """Build a config's model with all of its weights, in eval mode.
 
@@ -61,14 +78,12 @@ def load_model(cfg, checkpoint: str, device: str = 'cpu'):
         device (str): Where it runs.
 
     Raises:
-        CheckpointError: If weights are missing or do not fit.
+        CheckpointError: If weights are missing or do not fit, or would run code.
     """
-    from mmengine.runner.checkpoint import _load_checkpoint
-
     from rawkd_mm.utils import load_all_weights, replace_sync_batchnorm
 
     model = build_model(cfg)
-    load_all_weights(model, _load_checkpoint(checkpoint, map_location='cpu'))
+    load_all_weights(model, read_checkpoint(checkpoint))
     replace_sync_batchnorm(model)
     return model.to(device).eval()
 

@@ -189,6 +189,25 @@ def test_errors_say_what_to_do(folder, monkeypatch, tmp_path):
     assert 'no whole checkpoint' in message and 'iter_4.pth: it was cut off' in message
 
 
+class RunsCode:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, 'w')
+
+
+def test_a_checkpoint_runs_no_code(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(folder)
+    run, trace = tmp_path / 'run', tmp_path / 'it_ran'
+    shutil.copytree('runs/one', run)
+    for path in run.glob('*.pth'):
+        torch.save(dict(state_dict=RunsCode(trace)), path)
+    message = fail(monkeypatch, run)
+    assert 'is not loaded' in message and 'io.open' in message
+    assert not trace.exists()
+
+
 def write(monkeypatch, *args):
     """Run the tool here; gives the report."""
     monkeypatch.setattr(sys, 'argv', ['report.py', *map(str, args)])

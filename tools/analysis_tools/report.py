@@ -435,9 +435,8 @@ def make_pictures(report: Report, columns: list, progress) -> dict:
 def find_angles(report: Report, models: dict, dataset, shown: list, advance) -> list | None:
     """Measure the angles; None where the training has no pairs of features."""
     import _feature_angles as fa
-    from _pictures import build_model
+    from _pictures import build_model, read_checkpoint
     from mmengine.device import get_device
-    from mmengine.runner.checkpoint import _load_checkpoint
 
     from rawkd_mm.algorithms import FrozenTeacherDistill
     from rawkd_mm.utils import CheckpointError, replace_sync_batchnorm
@@ -451,7 +450,7 @@ def find_angles(report: Report, models: dict, dataset, shown: list, advance) -> 
     replace_sync_batchnorm(algorithm)
     algorithm.to(get_device()).eval()
     checkpoints = {
-        ours: _load_checkpoint(models[theirs].checkpoint, map_location='cpu')
+        ours: read_checkpoint(models[theirs].checkpoint)
         for ours, theirs in ((fa.DISTILLED, report.label), (fa.ALONE, ALONE))
         if theirs in models
     }
