@@ -4,6 +4,7 @@ import importlib.util
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,6 +49,18 @@ def text(folder):
     return (folder / 'report/index.html').read_text()
 
 
+def run_here():
+    report = load('report')
+    return report.write_report(report.parse_args())
+
+
+def write(monkeypatch, *args):
+    """Run the tool here; gives the report."""
+    monkeypatch.setattr(sys, 'argv', ['report.py', *map(str, args)])
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        return run_here().read_text()
+
+
 def cells(text, heading):
     """Rows of the first table below a heading, without tags."""
     rows = re.findall(r'<tr>(.*?)</tr>', text[text.index(heading) :].split('</table>')[0], re.S)
@@ -86,13 +99,13 @@ def test_it_tells_command_and_environment(text):
     assert '--baseline runs/alone' in text
 
 
-def test_a_second_call_evaluates_nothing(project, folder):
-    cache = folder / 'runs/one/report_cache.json'
+def test_a_second_call_evaluates_nothing(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    cache = Path('runs/one/report_cache.json')
     before = cache.read_bytes()
     cache.write_bytes(before.replace(b'"IoU"', b'"cached"'))
-    project.run(REPORT, 'runs/one', '--baseline', 'runs/alone', '--images', '0')
+    second = write(monkeypatch, 'runs/one', '--baseline', 'runs/alone', '--images', '0')
     cache.write_bytes(before)
-    second = (folder / 'runs/one/report.html').read_text()
     assert 'cached of each class' in second and '<img' not in second
 
 
@@ -144,21 +157,16 @@ def test_it_works_in_a_browser(page, folder):
     assert page.print().startswith(b'%PDF-')
 
 
-def test_names_are_no_markup(project, folder, page, tmp_path):
+def test_names_are_no_markup(folder, page, monkeypatch, tmp_path):
     """What comes from configs and logs is text, in charts too."""
     shutil.copytree(folder / 'runs/one', tmp_path / '<b>run')
     (log,) = (tmp_path / '<b>run').glob('*/vis_data/scalars.json')
     log.write_text(log.read_text().replace('loss_lad_', 'loss_<img src=x onerror=alert(1)>$x_'))
-    project.run(REPORT, tmp_path / '<b>run', '--logs-only', '-o', tmp_path / 'out.html')
-    page.open((tmp_path / 'out.html').as_uri())
+    write(monkeypatch, tmp_path / '<b>run', '--logs-only')
+    page.open((tmp_path / '<b>run/report.html').as_uri())
     assert page.evaluate('document.querySelectorAll("img, b").length') == 0
     assert page.evaluate('document.querySelector("h1").textContent') == '<b>run'
     assert page.evaluate('document.querySelector("#curves").textContent.includes("loss_<img")')
-
-
-def run_here():
-    report = load('report')
-    return report.write_report(report.parse_args())
 
 
 def fail(monkeypatch, *args):
@@ -206,13 +214,6 @@ def test_a_checkpoint_runs_no_code(folder, monkeypatch, tmp_path):
     message = fail(monkeypatch, run)
     assert 'is not loaded' in message and 'io.open' in message
     assert not trace.exists()
-
-
-def write(monkeypatch, *args):
-    """Run the tool here; gives the report."""
-    monkeypatch.setattr(sys, 'argv', ['report.py', *map(str, args)])
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        return run_here().read_text()
 
 
 def test_unfinished_training_from_its_logs_alone(folder, monkeypatch, tmp_path):
