@@ -4,6 +4,7 @@ Trainings that are compared have GN, to which the other images of a batch do not
 """
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from helpers import (
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.model import convert_sync_batchnorm
+from torch.utils.checkpoint import checkpoint
 
 CONNECTOR = 'distiller.connectors.loss_lad_decode_head_bottleneck.conv_module.conv.weight'
 
@@ -106,9 +108,9 @@ def test_clipped_gradient_is_that_of_student_and_connectors(tmp_path):
         iters=1,
         optim_wrapper=sgd(1.0, 0.0, clip_grad=dict(max_norm=most)),
     )
-    step = steps(before, clipped)
-    assert step.norm().item() == pytest.approx(most, rel=1e-3)
-    assert distance(step, gradient * most / gradient.norm()) < 1e-3
+    gone = steps(before, clipped)
+    assert gone.norm().item() == pytest.approx(most, rel=1e-3)
+    assert distance(gone, gradient * most / gradient.norm()) < 1e-3
     # the connectors are part of the norm, and clipped by the same factor
     connector = plain[CONNECTOR] - before[CONNECTOR]
     assert connector.norm() > 0
@@ -182,7 +184,7 @@ def test_features_of_norms_survive_their_conversion_to_sync_batchnorm():
     }
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value)
-    total(losses).backward()
+    total({n: v for n, v in losses.items() if n.startswith('distill')}).backward()
     assert model.student.backbone.layer4[1].conv1.weight.grad.abs().max() > 0
 
 
@@ -223,52 +225,62 @@ def checkpointed(case, with_cp):
     return algorithm(*map(pair, paths), student=config, teacher=make(8, 16)).train(), paths
 
 
-def losses_and_gradients(model, paths):
-    """And how often each student module ran, in forward and then in all, and was recorded."""
-    runs = {path.partition('[')[0]: 0 for path in paths}
-
-    def count(name):
-        def hook(*_):
-            runs[name] += 1
-
-        return hook
-
-    for name in runs:
-        model.student.get_submodule(name).register_forward_hook(count(name))
+def step(model, paths):
+    """Losses and gradients of one batch; how often modules ran and recorders recorded."""
+    runs = {path: count_runs(model.student.get_submodule(path.partition('[')[0])) for path in paths}
+    recorders = model.distiller.student_recorders.recorders.values()
     recorded = []
-    original = model.distiller.compute_distill_losses
+    compute = model.distiller.compute_distill_losses
 
-    def compute(*args):
-        recorders = model.distiller.student_recorders.recorders.values()
+    def counting(*args):
         recorded.extend(len(recorder.data_buffer) for recorder in recorders)
-        return original(*args)
+        return compute(*args)
 
-    model.distiller.compute_distill_losses = compute
+    model.distiller.compute_distill_losses = counting
     losses = model(images(), samples(), mode='loss')
-    forward = dict(runs)
+    runs_forward = {path: len(run) for path, run in runs.items()}
     total(losses).backward()
-    left = [len(r.data_buffer) for r in model.distiller.student_recorders.recorders.values()]
-    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    return losses, gradients, forward, recorded, left
+    return SimpleNamespace(
+        losses=losses,
+        gradients={n: p.grad for n, p in model.named_parameters() if p.grad is not None},
+        runs_forward=runs_forward,
+        runs={path: len(run) for path, run in runs.items()},
+        recorded=recorded,
+        left=[len(recorder.data_buffer) for recorder in recorders],
+    )
+
+
+def compare(saving, plain, paths):
+    """Give what a model with activation checkpointing did, which must be what one without does."""
+    saving.load_state_dict(plain.state_dict())
+    saving.teacher.load_state_dict(plain.teacher.state_dict())
+    expected, given = step(plain, paths), step(saving, paths)
+    for name, value in expected.losses.items():
+        torch.testing.assert_close(given.losses[name], value, msg=name)
+    assert given.gradients.keys() == expected.gradients.keys()
+    for name, gradient in expected.gradients.items():
+        torch.testing.assert_close(given.gradients[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    for each in (expected, given):
+        assert set(each.runs_forward.values()) == {1}
+        assert set(each.recorded) == {1}, 'one record each'
+        assert set(each.left) == {0}, 'and none of what backward computed again'
+    return given
 
 
 @pytest.mark.parametrize('case', CHECKPOINTED)
 def test_activation_checkpointing_changes_no_gradient(case):
-    plain, plain_paths = checkpointed(case, False)
-    saving, _ = checkpointed(case, True)
-    saving.load_state_dict(plain.state_dict())
-    saving.teacher.load_state_dict(plain.teacher.state_dict())
-    expected = losses_and_gradients(plain, plain_paths)
-    given = losses_and_gradients(saving, plain_paths)
-    for name, value in expected[0].items():
-        torch.testing.assert_close(given[0][name], value, msg=name)
-    assert given[1].keys() == expected[1].keys()
-    for name, gradient in expected[1].items():
-        torch.testing.assert_close(given[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
-    for _, _, forward, recorded, left in (expected, given):
-        assert set(forward.values()) == {1}
-        assert set(recorded) == {1}, 'one record each'
-        assert set(left) == {0}, 'and none of what backward computed again'
+    (saving, paths), (plain, _) = (checkpointed(case, with_cp) for with_cp in (True, False))
+    compare(saving, plain, paths)
+
+
+def test_features_within_a_block_that_is_computed_again():
+    """With PyTorch's newer kind, use_reentrant=False, they have a gradient and can be distilled."""
+    path = 'backbone.layer4.1.conv1'
+    saving, plain = (algorithm(pair(path), pair()).train() for _ in range(2))
+    block = saving.student.backbone.layer4[1]
+    forward = block.forward
+    block.forward = lambda x: checkpoint(forward, x, use_reentrant=False)
+    assert compare(saving, plain, [path]).runs[path] == 2
 
 
 def test_what_backward_computes_again_is_not_recorded(tmp_path):

@@ -173,16 +173,22 @@ def test_nfd_gradient_moves_no_mean(pair):
 def test_gradient_of_a_sum_is_the_sum_of_the_gradients(name, data, weights):
     """A student with two teachers, and with another loss on the same feature."""
     student, first, second = data.draw(features(3, shapes_of(name)))
-    terms = [
-        lambda s: raw_loss(name, weights[0])(s, first),
-        lambda s: weights[1] * raw_loss(name)(s, second),
+    losses = [
+        lambda s: raw_loss(name)(s, first),
+        lambda s: raw_loss(name)(s, second),
         lambda s: raw_loss('NaiveFeatureLoss')(s, first),
     ]
-    value, gradient = value_and_gradient(lambda s: sum(term(s) for term in terms), student)
-    single = [value_and_gradient(term, student) for term in terms]
-    close(value, sum(v for v, _ in single))
-    scale = max(1.0, *(g.abs().max().item() for _, g in single))
-    close(gradient, sum(g for _, g in single), atol=1e-12 * scale)
+    weights = (*weights, 1.0)
+
+    def weighted(student):
+        return sum(weight * loss(student) for weight, loss in zip(weights, losses))
+
+    value, gradient = value_and_gradient(weighted, student)
+    single = [value_and_gradient(loss, student) for loss in losses]
+    close(value, sum(weight * v for weight, (v, _) in zip(weights, single)))
+    scale = max(1.0, *(10 * g.abs().max().item() for _, g in single))
+    expected = sum(weight * g for weight, (_, g) in zip(weights, single))
+    close(gradient, expected, atol=1e-12 * scale)
 
 
 # How the losses hang together

@@ -150,6 +150,7 @@ def test_fgd_in_half_precision(kind, dtype):
         context=of_squares(context[1] - context[0], context_size, unit).sum() / len(student),
     )
     for name in TERMS:
+        assert getattr(halves, name).dtype == torch.float32
         one, other = getattr(halves, name).item(), getattr(exact, name).item()
         assert abs(one - other) <= float(most[name]) + SLACK * max(1, other), name
 
