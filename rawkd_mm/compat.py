@@ -8,8 +8,7 @@ Importing :mod:`rawkd_mm` calls :func:`setup`, which
 * lets configs inherit from ``mmseg::...`` where MMSegmentation is installed under another
   distribution name (:func:`mend_mmseg_lookup`).
 
-:func:`keep_from_skipping` is for the resuming of trainings, :func:`load_weights_only` for reading
-checkpoints without running code.
+:func:`keep_from_skipping` is for the resuming of trainings.
 """
 
 import importlib
