@@ -168,9 +168,10 @@ def numpy_globals() -> dict[str, object]:
     """
     import numpy
 
-    core = getattr(numpy, '_core', None) or numpy.core
+    core = 'core' if numpy.__version__.startswith('1.') else '_core'
+    multiarray = importlib.import_module(f'numpy.{core}.multiarray')
     found = {
-        f'numpy.{module}.multiarray.{name}': getattr(core.multiarray, name)
+        f'numpy.{module}.multiarray.{name}': getattr(multiarray, name)
         for module in ('core', '_core')
         for name in ('scalar', '_reconstruct')
     }
