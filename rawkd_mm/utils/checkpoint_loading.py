@@ -6,6 +6,7 @@ not see to that: 0.10.7 never asks torch for it, onedl-mmengine asks and, where 
 the file all the same.
 """
 
+import codecs
 import contextlib
 import difflib
 import io
@@ -48,6 +49,7 @@ HARMLESS = {
     '__builtin__.getattr': _history_method,
     'builtins.getattr': _history_method,
     'collections.OrderedDict': OrderedDict,
+    '_codecs.encode': codecs.encode,  # bytes, since torch 2.6 among torch's own
     **numpy_globals(),
     'numpy.ndarray': np.ndarray,
     'numpy.dtype': np.dtype,
@@ -219,7 +221,7 @@ def _explain(f: Any, error: pickle.UnpicklingError, allowed: dict) -> str:
     )
 
 
-_TORCH_NAMES = ('collections.OrderedDict', 'collections.Counter', 'builtins.set', '_codecs.encode')
+_TORCH_NAMES = ('collections.Counter', 'builtins.set')
 
 
 def _globals_of(f: Any) -> list[str]:
