@@ -301,6 +301,16 @@ def test_teachers_have_weights(name):
     assert given.path == urlparse(published(path.removeprefix('mmseg::'))['Weights']).path
 
 
+@distillations
+def test_teacher_is_checked_against_its_published_metric(name):
+    geometry, sanity, finite = read(name).custom_hooks
+    kinds = ['FeatureGeometryHook', 'TeacherSanityHook', 'NonFiniteLossHook']
+    assert [geometry.type, sanity.type, finite.type] == kinds
+    value = published_miou(read(name).model.teacher.cfg_path.removeprefix('mmseg::'))
+    expected = None if value == '-' else dict(mIoU=float(value))
+    assert sanity.get('expected') == expected
+
+
 @pytest.mark.parametrize('name', IN_MMSEG)
 def test_students_are_those_of_mmseg(name):
     theirs = read_theirs(f'{IN_MMSEG[name]}.py')

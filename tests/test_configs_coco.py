@@ -238,6 +238,7 @@ def test_student_is_the_student_alone(name):
     cfg = read(name)
     assert cfg.model.architecture == alone.model
     reduced = student_config(cfg)
+    assert not reduced.pop('custom_hooks'), 'the distillation trains with other hooks'
     clip = reduced.optim_wrapper.pop('clip_grad', None)
     assert clip == (dict(max_norm=35, norm_type=2) if method in ('fgd', 'mgd') else None)
     assert without(reduced.to_dict(), '_scope_') == without(alone.to_dict(), '_scope_')
@@ -257,6 +258,17 @@ def test_teacher_and_its_weights(name):
     assert (backbone['type'], backbone['depth']) == ('ResNeXt', 101)
     assert (backbone['groups'], backbone['base_width']) == (groups, 4)
     assert ('dcn' in backbone) == dcn
+
+
+@distillations
+def test_teacher_is_checked_against_its_published_metrics(name):
+    sanity, finite = read(name).custom_hooks
+    student = student_of(name)
+    mask = student == 'mask-rcnn-r50'
+    values = published_ap(TEACHERS[PAIRS[student][0]], mask).split(' / ')
+    metrics = ['coco/bbox_mAP', 'coco/segm_mAP'][: len(values)]
+    assert sanity.type == 'TeacherSanityHook' and finite.type == 'NonFiniteLossHook'
+    assert sanity.expected == {k: pytest.approx(float(v) / 100) for k, v in zip(metrics, values)}
 
 
 def pooling(connector):

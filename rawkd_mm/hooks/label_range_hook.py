@@ -48,15 +48,11 @@ class LabelRangeHook(Hook):
             return
         for sample in data_batch.get('data_samples') or ():
             for labels in _labels(sample):
-                # two passes over the labels, and more only if they find something
-                if not labels.numel() or (labels.min() >= 0 and labels.max() < self._classes):
-                    continue
-                wrong = sorted(
-                    value
-                    for value in labels.unique().tolist()
-                    if not 0 <= value < self._classes and value not in self._ignored
-                )
-                if wrong:
+                is_wrong = (labels < 0) | (labels >= self._classes)
+                for value in self._ignored:
+                    is_wrong &= labels != value
+                if is_wrong.any():
+                    wrong = labels[is_wrong].unique().tolist()
                     path = getattr(sample, 'img_path', None)
                     raise ValueError(
                         f'iteration {runner.iter + 1}: labels {wrong[:10]} in {path or "an image"}, '

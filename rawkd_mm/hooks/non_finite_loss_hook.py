@@ -85,7 +85,7 @@ class NonFiniteLossHook(Hook):
         found = _describe(runner, losses) if bad else None
         if is_distributed():
             found = next(text for text in all_gather_object(found) if text)
-        in_a_row = f' for the {self._in_a_row}th time in a row' if self._in_a_row > 1 else ''
+        in_a_row = f', {self._in_a_row} times in a row' if self._in_a_row > 1 else ''
         raise NonFiniteLossError(
             f'iteration {runner.iter + 1}: the loss is not finite{in_a_row}. {found} The last '
             'checkpoint is from before. Lower the learning rate or the weight of the loss, clip '

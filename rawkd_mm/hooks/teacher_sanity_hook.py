@@ -154,7 +154,10 @@ class TeacherSanityHook(Hook):
         )
         evaluator = runner.val_loop.evaluator
         # the training shall draw the random numbers that it would draw without this
-        with torch.random.fork_rng(), _only_these_images(evaluator.metrics, loader.dataset, count):
+        with (
+            torch.random.fork_rng(devices=[]),
+            _only_these_images(evaluator.metrics, loader.dataset, count),
+        ):
             for batch in images:
                 predictions = model.frozen_teacher.predict(batch, model.data_preprocessor)
                 evaluator.process(data_samples=predictions, data_batch=batch)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from helpers import distill, feature_distiller, pair, run
+from helpers import distill, feature_distiller, images, pair, run, samples
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
@@ -153,7 +153,9 @@ def test_loss_that_is_not_finite_now_and_then_is_allowed_with_a_scaler(tmp_path)
 def test_loss_that_stays_not_finite_stops_with_a_scaler_too(tmp_path):
     algorithm = distill()
     poison = Poison(algorithm.student.decode_head.conv_seg.bias, float('inf'), range(2, 9))
-    with pytest.raises(NonFiniteLossError, match='iteration 4: .*for the 3th time in a row'):
+    with pytest.raises(
+        NonFiniteLossError, match='iteration 4: .*the loss is not finite, 3 times in a row'
+    ):
         train(tmp_path, algorithm, poison, patience=3, optim_wrapper=scaled(), iters=8)
 
 
@@ -165,9 +167,17 @@ def test_two_processes_stop_together(two_processes):
     assert "values of the teacher's feature are NaN or infinite" in messages[0]
 
 
-def test_features_are_not_kept_into_the_next_iteration():
-    algorithm = distill()
-    assert algorithm.distiller.compared == {}
+def test_features_are_kept_until_the_next_iteration():
+    """So that they are there when the loss has been read, and not while the next ones are made."""
+    algorithm, seen = distill(), []
+    algorithm.teacher.register_forward_pre_hook(
+        lambda *_: seen.append(list(algorithm.distiller.compared))
+    )
+    for _ in range(2):
+        algorithm(images(), samples(), mode='loss')
+        ((student, teacher),) = algorithm.distiller.compared.values()
+        assert student.shape == teacher.shape and not student.requires_grad
+    assert seen == [[], []]
 
 
 @pytest.mark.parametrize('patience', [0, -3])
