@@ -13,6 +13,7 @@ teachers whose images are made otherwise than the student's, :func:`load_weights
 checkpoints without running code.
 """
 
+import codecs
 import importlib
 import importlib.util
 import itertools
@@ -26,6 +27,7 @@ from importlib.metadata import PackageNotFoundError, version
 __all__ = [
     'TESTED_VERSIONS',
     'channel_swap_and_padding',
+    'find_is_compiling',
     'has_mmcv_ops',
     'installed_versions',
     'is_autocast_enabled',
@@ -168,6 +170,14 @@ def channel_swap_and_padding(preprocessor) -> tuple:
     return swap, first(('pad_value', 'pad_val'), 0)
 
 
+def find_is_compiling():
+    """Give the function that tells whether torch.compile is tracing, by whatever name torch has it."""
+    import torch
+
+    found = getattr(torch.compiler, 'is_compiling', None)
+    return found or importlib.import_module('torch._dynamo').is_compiling
+
+
 def is_autocast_enabled(device_type: str) -> bool:
     """Tell whether mixed precision is on for a type of device, which torch 2.1 asks otherwise.
 
@@ -207,7 +217,9 @@ def numpy_globals() -> dict[str, object]:
     """
     import numpy
 
-    core = getattr(numpy, '_core', None) or numpy.core
+    core = getattr(numpy, '_core', None)
+    if not hasattr(core, 'multiarray'):  # numpy 1.26 has an empty one
+        core = numpy.core
     found = {
         f'numpy.{module}.multiarray.{name}': getattr(core.multiarray, name)
         for module in ('core', '_core')
@@ -255,6 +267,8 @@ def load_weights_only(load: Callable, file: object, map_location: object, allowe
         pickle.UnpicklingError: If the file asks for another global.
     """
     if not _has_safe_globals():
+        # newer versions of torch allow this by themselves, numpy's strings need it
+        allowed = {'_codecs.encode': codecs.encode, **allowed}
         return load(
             file, map_location=map_location, weights_only=False, pickle_module=_restricted(allowed)
         )

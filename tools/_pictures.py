@@ -3,6 +3,7 @@
 Of segmentors (mmseg) label maps, of detectors (mmdet) boxes; what demo.py and report.py draw.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,6 +41,17 @@ def build_dataset(cfg):
     return DATASETS.build(cfg.val_dataloader.dataset)
 
 
+def build_model(cfg):
+    """Build a config's model, with the data_preprocessor that MMEngine's Runner gives it."""
+    from mmengine.registry import MODELS, init_default_scope
+
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    model = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return MODELS.build(model)
+
+
 def load_model(cfg, checkpoint: str, device: str = 'cpu'):
     """Build a config's model with all of its weights, in eval mode.
 
@@ -51,13 +63,11 @@ def load_model(cfg, checkpoint: str, device: str = 'cpu'):
     Raises:
         CheckpointError: If weights are missing or do not fit.
     """
-    from mmengine.registry import MODELS, init_default_scope
     from mmengine.runner.checkpoint import _load_checkpoint
 
     from rawkd_mm.utils import load_all_weights, replace_sync_batchnorm
 
-    init_default_scope(cfg.get('default_scope') or 'mmengine')
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     load_all_weights(model, _load_checkpoint(checkpoint, map_location='cpu'))
     replace_sync_batchnorm(model)
     return model.to(device).eval()

@@ -228,7 +228,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         Returns:
             dict[str, Tensor]: The student's losses below ``student.``, those of the distillation
             below ``distill.``.
+
+        Raises:
+            ValueError: If there are no images.
         """
+        if len(batch_inputs) == 0:
+            raise ValueError(
+                f'the batch is empty: images of shape {tuple(batch_inputs.shape)}; check the data '
+                'set and the batch size of train_dataloader'
+            )
         if self.distillation_stopped:
             return self._keep_connectors(self._student_losses(batch_inputs, data_samples))
         distiller = self.distiller

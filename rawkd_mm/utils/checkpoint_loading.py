@@ -23,6 +23,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleParamScheduler
 from mmengine.runner.checkpoint import _load_checkpoint
 
 from ..compat import load_weights_only, numpy_globals, user_safe_globals
@@ -34,19 +35,28 @@ __all__ = ['HARMLESS', 'TRUST_VARIABLE', 'load_checkpoint', 'weights_only', 'why
 TRUST_VARIABLE = 'RAWKD_MM_TRUST_CHECKPOINTS'
 
 
-def _history_method(owner: Any, name: str) -> Any:
-    """Stand in for getattr, by which each HistoryBuffer asks for its class's own statistics."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+# What checkpoints of MMEngine ask getattr for: each HistoryBuffer for its class's own statistics, and
+# the state of a OneCycleLR for its class's curve.
+_METHODS = {
+    HistoryBuffer: ('min', 'max', 'current', 'mean'),
+    OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
+}
+
+
+def _method(owner: Any, name: str) -> Any:
+    """Stand in for getattr, for :data:`_METHODS` alone."""
+    if not any(owner is cls and name in names for cls, names in _METHODS.items()):
         raise pickle.UnpicklingError(f'getattr of {name!r} of {owner!r}')
-    return getattr(HistoryBuffer, name)
+    return getattr(owner, name)
 
 
 # What checkpoints of MMEngine hold beyond what torch allows by itself, by the name that is in the
-# file: the logs of the message hub, and numpy arrays and numbers in them and in 'meta'.
+# file: the logs of the message hub, numpy arrays and numbers in them and in 'meta', and schedules.
 HARMLESS = {
     'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
-    '__builtin__.getattr': _history_method,
-    'builtins.getattr': _history_method,
+    'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': OneCycleParamScheduler,
+    '__builtin__.getattr': _method,
+    'builtins.getattr': _method,
     'collections.OrderedDict': OrderedDict,
     **numpy_globals(),
     'numpy.ndarray': np.ndarray,

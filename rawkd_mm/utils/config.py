@@ -266,7 +266,11 @@ def student_config(cfg: Config) -> Config:
             break
     cfg.model = student
     if cfg.get('custom_hooks'):
-        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if not _is_about_distillation(hook)]
+        hooks = [hook for hook in cfg.custom_hooks if not _is_about_distillation(hook)]
+        if hooks:
+            cfg.custom_hooks = hooks
+        else:
+            cfg.pop('custom_hooks')
     return cfg
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import BOTTLENECK, build, distill, pair, pspnet, run, upernet_swin
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleLR
 
 from rawkd_mm import compat
 from rawkd_mm.utils.checkpoint import CheckpointError
@@ -255,6 +256,18 @@ def test_checkpoint_of_a_training_is_data(tmp_path):
     with weights_only():  # as the tools resume
         assert torch.load(path)['optimizer'].keys() == checkpoint['optimizer'].keys()
     assert load_checkpoint(str(with_history(tmp_path)))['x'].mean() == 2
+
+
+@pytest.mark.parametrize('strategy', ['cos', 'linear'])
+def test_the_state_of_a_one_cycle_schedule_is_no_reason_to_refuse(tmp_path, strategy):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule = OneCycleLR(optimizer, eta_max=1.0, total_steps=4, anneal_strategy=strategy)
+    state = schedule.state_dict()
+    path = tmp_path / 'schedule.pth'
+    torch.save(dict(param_schedulers=[state]), path)
+    (loaded,) = load_checkpoint(str(path))['param_schedulers']
+    assert loaded['anneal_func'] is state['anneal_func']
+    assert loaded['_global_step'] == state['_global_step']
 
 
 def with_history(folder):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from chromium import find_chromium, open_page
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from test_detector import make_detector
 from tool_project import TOOLS
@@ -208,11 +209,48 @@ def test_unfinished_training_from_its_logs_alone(folder, monkeypatch, tmp_path):
     assert '--baseline WORK_DIR' in text
 
 
+def test_teacher_without_its_head_is_left_out(folder, monkeypatch, tmp_path):
+    """The distillation did without it."""
+    weights = torch.load(folder / 'runs/teacher/iter_4.pth', weights_only=False)['state_dict']
+    weights = {name: v for name, v in weights.items() if 'conv_seg' not in name}
+    torch.save(dict(state_dict=weights), tmp_path / 'teacher.pth')
+    shutil.copytree(folder / 'runs/one', tmp_path / 'run')
+    monkeypatch.chdir(folder)
+    teacher = ('--teacher-ckpt', tmp_path / 'teacher.pth')
+    text = write(monkeypatch, tmp_path / 'run', *teacher, '--images', '1')
+    assert 'The teacher is not evaluated:' in text and 'decode_head.conv_seg.weight' in text
+    assert cells(text, '<h2>Metrics')[0][1:] == ['distilled']
+    assert text.count('<img') == 3 + 2  # without a student alone
+
+
 def test_a_training_without_teacher(folder, monkeypatch):
     monkeypatch.chdir(folder)
     text = write(monkeypatch, 'runs/alone', '--images', '1')
     assert 'This training has no teacher.' in text and 'Distillation losses' not in text
     assert text.count('<img') == 3
+
+
+BY_EPOCH = """
+_base_ = './student.py'
+train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=3, val_interval=1)
+train_dataloader = dict(sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True))
+default_hooks = dict(
+    logger=dict(log_metric_by_epoch=True), checkpoint=dict(by_epoch=True, interval=1))
+log_processor = dict(by_epoch=True)
+"""
+
+
+def test_epochs_become_iterations(project):
+    (project.folder / 'by_epoch.py').write_text(BY_EPOCH)
+    project.run(TOOLS / 'train.py', 'by_epoch.py', '--work-dir', 'runs/by_epoch')
+    work_dir = load('_work_dir').WorkDir.find(project.folder / 'runs/by_epoch')
+    # 32 images in batches of 8
+    assert list(work_dir.curve('loss')) == list(range(1, 13))
+    assert list(work_dir.curve('mIoU')) == [4, 8, 12]
+    logged = [entry['mIoU'] for entry in project.scalars('runs/by_epoch') if 'mIoU' in entry]
+    assert list(work_dir.curve('mIoU').values()) == logged
+    assert work_dir.progress(Config.fromfile(work_dir.config_file)) == (3, 3, 'epoch')
+    assert work_dir.find_checkpoint().name == 'epoch_3.pth'
 
 
 def test_angles_against_numpy():

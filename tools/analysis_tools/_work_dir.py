@@ -142,7 +142,7 @@ class WorkDir:
         train_cfg = cfg.get('train_cfg') or {}
         by_epoch = train_cfg.get('max_iters') is None
         length = train_cfg.get('max_epochs' if by_epoch else 'max_iters')
-        logged = max(self._curves['loss'])
+        logged = max(step for points in self._curves.values() for step in points)
         if by_epoch:
             logged = logged // self.per_epoch if self.per_epoch else 0
         unit = 'epoch' if by_epoch else 'iter'

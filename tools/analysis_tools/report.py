@@ -20,8 +20,10 @@ import shlex
 import sys
 import time
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import URLError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -142,8 +144,9 @@ class Report:
                     'What follows is what it has logged and saved so far.'
                 )
 
+    @cached_property
     def models(self) -> dict[str, Model]:
-        """Give the models to evaluate, by their column of the table.
+        """The models to evaluate, by their column of the table.
 
         Raises:
             WorkDirError: If a work dir has no checkpoint.
@@ -373,13 +376,21 @@ def evaluate_all(report: Report, progress) -> dict:
     from _evaluation import EvaluationCache, evaluate
     from mmengine.device import get_device
 
+    from rawkd_mm.utils import CheckpointError
+
     cache = EvaluationCache(report.run.folder / 'report_cache.json')
     result = {}
-    for name, model in report.models().items():
+    for name, model in report.models.items():
         with progressing(progress, f'evaluating: {name}') as advance:
-            result[name] = cache.get(
-                model.cfg, model.checkpoint, lambda m=model: evaluate(*m, get_device(), advance)
-            )
+            try:
+                result[name] = cache.get(
+                    model.cfg, model.checkpoint, lambda m=model: evaluate(*m, get_device(), advance)
+                )
+            except CheckpointError as error:
+                if name != TEACHER:
+                    raise CheckpointError(f'{model.checkpoint}: {error}') from error
+                # a distillation does without the part behind the teacher's last feature
+                report.notes.append(f'The teacher is not evaluated: {error}')
     return result
 
 
@@ -396,28 +407,26 @@ def progressing(progress, label: str):
         progress.update(task, completed=1, total=1)
 
 
-def make_pictures(report: Report, progress) -> dict | None:
-    """Draw the images: rows of (title, data URL) of each, and the angles of each pair."""
+def make_pictures(report: Report, columns: list, progress) -> dict:
+    """Draw images, as the models of ``columns`` see them, and the angles of each pair."""
     from _pictures import build_dataset, images_of, load_model, predictions_of, truth_of
     from mmengine.device import get_device
 
-    models = report.models()
+    models = {name: report.models[name] for name in columns}
     with contextlib.redirect_stdout(io.StringIO()):
         dataset = build_dataset(report.cfg)
         count = min(report.args.images, len(dataset))
         shown = [i * len(dataset) // count for i in range(count)]
-        columns = {'image': images_of(dataset, shown), 'ground truth': truth_of(dataset, shown)}
+        drawn = {'image': images_of(dataset, shown), 'ground truth': truth_of(dataset, shown)}
         with progressing(progress, 'drawing predictions') as advance:
             for done, (name, model) in enumerate(models.items(), 1):
                 network = load_model(*model, get_device())
-                columns[name] = predictions_of(network, dataset, shown)
+                drawn[name] = predictions_of(network, dataset, shown)
                 advance(done, len(models))
         with progressing(progress, 'measuring angles') as advance:
             angles = find_angles(report, models, dataset, shown, advance)
     rows = [
-        dict(
-            index=i, pictures=[(title, to_url(pictures[k])) for title, pictures in columns.items()]
-        )
+        dict(index=i, pictures=[(title, to_url(pictures[k])) for title, pictures in drawn.items()])
         for k, i in enumerate(shown)
     ]
     return dict(rows=rows, number=len(dataset), angles=angles and paint_angles(angles, shown))
@@ -426,8 +435,8 @@ def make_pictures(report: Report, progress) -> dict | None:
 def find_angles(report: Report, models: dict, dataset, shown: list, advance) -> list | None:
     """Measure the angles; None where the training has no pairs of features."""
     import _feature_angles as fa
+    from _pictures import build_model
     from mmengine.device import get_device
-    from mmengine.registry import MODELS
     from mmengine.runner.checkpoint import _load_checkpoint
 
     from rawkd_mm.algorithms import FrozenTeacherDistill
@@ -435,7 +444,7 @@ def find_angles(report: Report, models: dict, dataset, shown: list, advance) -> 
 
     if not report.is_distillation or not report.cfg.model.get('teacher_ckpt'):
         return None
-    algorithm = MODELS.build(report.cfg.model)
+    algorithm = build_model(report.cfg)
     pairs = getattr(algorithm.distiller, 'pairs', None)
     if not isinstance(algorithm, FrozenTeacherDistill) or not pairs:
         return None
@@ -546,14 +555,19 @@ def write_report(args: argparse.Namespace) -> Path:
             with make_progress() as progress:
                 evaluations = evaluate_all(report, progress)
                 if args.images:
-                    pictures = make_pictures(report, progress)
+                    pictures = make_pictures(report, list(evaluations), progress)
         text = render(report, evaluations, pictures)
     except FileNotFoundError as error:
         sys.exit(
             f'report.py: error: the validation data are not there: {error} (current folder: '
             f'{Path.cwd()}). Start the report where the training was started, say where they are '
-            'with --cfg-options val_dataloader.dataset.data_root=DIR, or leave out what needs them '
-            'with --logs-only.'
+            'with --cfg-options val_dataloader.dataset.data_root=DIR (val_evaluator.ann_file=FILE, too, '
+            'for COCO), or leave out what needs them with --logs-only.'
+        )
+    except URLError as error:
+        sys.exit(
+            f'report.py: error: weights cannot be downloaded: {error}. Give those of the teacher '
+            'with --teacher-ckpt PATH, or leave out what needs them with --logs-only.'
         )
     except (ReportError, WorkDirError, UsageError, CheckpointError) as error:
         sys.exit(f'report.py: error: {error}')
