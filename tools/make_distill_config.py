@@ -495,7 +495,8 @@ def build_algorithm(cfg, with_weights: bool):
     if not with_weights:
         model.update(teacher_ckpt=None, allow_random_teacher=True)
     try:
-        with scope_of(cfg):
+        # the loading of a checkpoint prints its path
+        with scope_of(cfg), contextlib.redirect_stdout(io.StringIO()):
             return MODELS.build(model)
     except Exception as error:
         raise UsageError(f'the distillation cannot be built: {error}') from error

@@ -18,10 +18,8 @@ _CLASSIFIER = 'conv_seg'
 
 # Heads of mmseg that have no such convolution, and what they do instead.
 _WITHOUT_CLASSIFIER = {
-    'Mask2FormerHead': 'it classifies queries, each with a mask, and not the positions of a map; '
-    "the map that its masks are made of is 'decode_head.pixel_decoder[0]'",
-    'MaskFormerHead': 'it classifies queries, each with a mask, and not the positions of a map; '
-    "the map that its masks are made of is 'decode_head.pixel_decoder[0]'",
+    'Mask2FormerHead': 'it classifies queries, each with a mask, and not the positions of a map',
+    'MaskFormerHead': 'it classifies queries, each with a mask, and not the positions of a map',
     'SegmenterMaskTransformerHead': 'it compares embeddings of patches with embeddings of classes; '
     'both are sequences of shape (B, N, C), and no feature map is classified',
     'SideAdapterCLIPHead': 'it compares mask proposals with embeddings of the names of the classes',

@@ -46,7 +46,8 @@ def load_config(filename: str, options: dict | None = None) -> Config:
         Config: The config.
 
     Raises:
-        UsageError: If a name is none of a published config; names the closest that there are.
+        UsageError: If a name is none of a published config (names the closest that there are), or
+            that config needs a package that is not installed.
     """
     cfg = _published_config(filename) if '::' in filename else Config.fromfile(filename)
     if options:
@@ -67,6 +68,8 @@ def _published_config(name: str) -> Config:
             ) from error
         folder = Path(spec.origin).parent / '.mim' / 'configs'
         names = [str(file.relative_to(folder)) for file in folder.glob('*/*.py')]
+        if path in names:
+            raise UsageError(f'{name} cannot be read: {type(error).__name__}: {error}') from error
         close = (
             difflib.get_close_matches(path, names, n=3)
             or [n for n in names if n.partition('/')[0] == path.partition('/')[0]][:5]

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -60,7 +61,12 @@ def made_up_batch(
     channels = len(getattr(model.data_preprocessor, 'mean', ())) or 3
     inputs = torch.randn(images, channels, *size, generator=generator).to(device)
     classes = max(number_of_classes(model) or 1, 1)
-    make = _segmentation_sample if hasattr(model, 'decode_head') else _detection_sample
+    if hasattr(model, 'decode_head'):
+        make = _segmentation_sample
+    else:
+        # some heads take masks, if there are any, for something else than these
+        with_masks = any('mask' in name for name, _ in model.named_modules())
+        make = partial(_detection_sample, with_masks=with_masks)
     samples = []
     for index in range(images):
         sample = make(tuple(size), classes, generator)
@@ -95,7 +101,7 @@ def _segmentation_sample(
 
 
 def _detection_sample(
-    size: tuple[int, int], classes: int, generator: torch.Generator
+    size: tuple[int, int], classes: int, generator: torch.Generator, with_masks: bool
 ) -> BaseDataElement:
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
@@ -104,15 +110,15 @@ def _detection_sample(
     # a large and a small object
     boxes = torch.tensor([[0.1, 0.1, 0.7, 0.8], [0.5, 0.4, 0.8, 0.7]])
     boxes = (boxes * torch.tensor([width, height, width, height])).round()
-    masks = np.zeros((len(boxes), height, width), np.uint8)
-    for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist()):
-        mask[top:bottom, left:right] = 1
     sample = DetDataSample()
     sample.gt_instances = InstanceData(
-        bboxes=boxes,
-        labels=torch.randint(0, classes, (len(boxes),), generator=generator),
-        masks=BitmapMasks(masks, height, width),
+        bboxes=boxes, labels=torch.randint(0, classes, (len(boxes),), generator=generator)
     )
+    if with_masks:
+        masks = np.zeros((len(boxes), height, width), np.uint8)
+        for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist()):
+            mask[top:bottom, left:right] = 1
+        sample.gt_instances.masks = BitmapMasks(masks, height, width)
     sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
     sample.gt_sem_seg = PixelData(data=torch.zeros(1, height, width, dtype=torch.long))
     return sample

@@ -55,7 +55,8 @@ def run(folder, commands):
 def split_at_detectors():
     found = blocks()
     at = next(i for i, block in enumerate(found) if 'my_pair/gfl.py' in block)
-    return found[:at], [found[0], *found[at:]]
+    schedule = next(block for block in found if 'my_pair/schedule.py <<' in block)
+    return found[:at], [found[0], schedule, *found[at:]]
 
 
 def check_training(folder, log, name):

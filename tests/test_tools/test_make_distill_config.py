@@ -1,5 +1,6 @@
 """make_distill_config.py and inspect_features.py, called in this process."""
 
+import importlib.util
 import json
 import logging
 import sys
@@ -12,7 +13,7 @@ from mmengine.registry import MODELS, DefaultScope
 from tool_project import ROOT, STUDENT, TEACHER, TOOLS
 from zoo import without
 
-from rawkd_mm.utils import load_config
+from rawkd_mm.utils import UsageError, load_config
 
 sys.path.insert(0, str(TOOLS))
 import inspect_features  # noqa: E402
@@ -262,3 +263,12 @@ def test_modules_that_run_twice_are_marked(call, folder):
 )
 def test_what_cannot_be_listed_is_said(call, args, message):
     assert message in call(inspect_features, *args, fails=True)
+
+
+def test_a_published_config_that_cannot_be_read_says_why():
+    """ConvNeXt's asks for MMPretrain, which is not installed."""
+    name = 'mmseg::convnext/convnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py'
+    if importlib.util.find_spec('mmpretrain') is not None:
+        pytest.skip('MMPretrain is installed')
+    with pytest.raises(UsageError, match=r'tiny_upernet\S+ cannot be read: .*mmpretrain'):
+        load_config(name)

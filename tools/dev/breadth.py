@@ -11,6 +11,7 @@ import contextlib
 import gc
 import io
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -56,7 +57,7 @@ SEGMENTORS = [
     ('sem_fpn/fpn_r50_4xb2-80k_cityscapes-512x1024.py',
      'swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py', 'cad'),
     ('knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512.py',
-     'convnext/convnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py', 'cad'),
+     'isanet/isanet_r50-d8_4xb2-80k_cityscapes-512x1024.py', 'cad'),
     ('cgnet/cgnet_fcn_4xb4-60k_cityscapes-680x680.py',
      'hrnet/fcn_hr18s_4xb2-80k_cityscapes-512x1024.py', 'cwd'),
     ('erfnet/erfnet_fcn_4xb4-160k_cityscapes-512x1024.py',
@@ -94,6 +95,7 @@ DETECTORS = [
     ('retinanet/retinanet_r18_fpn_1x_coco.py',
      'faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py', 'cad'),
 ]  # fmt: skip
+PAIRS = {'mmseg': SEGMENTORS, 'mmdet': DETECTORS}
 
 HEADER = """\
 # Which models can be distilled automatically
@@ -143,7 +145,7 @@ def run(package: str, row: tuple) -> tuple[bool, str]:
 
 
 def stem(name: str) -> str:
-    return name.partition('/')[2].removesuffix('.py').partition('_4x')[0].partition('_8x')[0]
+    return re.split(r'_\d+xb\d+|\.py', name.partition('/')[2])[0]
 
 
 def main() -> None:
@@ -157,26 +159,30 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter('ignore')
     logging.disable(logging.WARNING)
-    text = HEADER
-    for package, rows in (('mmseg', SEGMENTORS), ('mmdet', DETECTORS)):
-        ran, refused = [], []
+    lines = {}
+    for package, rows in PAIRS.items():
         for row in rows:
-            if args.only and args.only not in f'{row[0]} {row[1]}':
-                continue
-            works, line = run(package, row)
-            print(line, flush=True)
-            (ran if works else refused).append(line)
-            gc.collect()
-        title = {'mmseg': 'Segmentation', 'mmdet': 'Detection'}[package]
+            if not args.only or args.only in f'{row[0]} {row[1]}':
+                lines[package, row] = run(package, row)
+                print(lines[package, row][1], flush=True)
+                gc.collect()
+    if not args.only:
+        Path(args.out).write_text(make_page(lines), encoding='utf-8')
+
+
+def make_page(lines: dict) -> str:
+    """Make the page of what :func:`run` gave, by package and row."""
+    text = HEADER
+    for package, title in (('mmseg', 'Segmentation'), ('mmdet', 'Detection')):
+        results = [result for (name, _), result in lines.items() if name == package]
         text += (
             f'\n## {title}\n\nIn brackets: channels and stride.\n\n'
             '| teacher | student | method | features, student from teacher |\n|---|---|---|---|\n'
         )
-        text += '\n'.join(ran) + '\n'
+        text += ''.join(f'{line}\n' for works, line in results if works)
         text += '\nRefused:\n\n| teacher | student | method | why |\n|---|---|---|---|\n'
-        text += '\n'.join(refused) + '\n'
-    if not args.only:
-        Path(args.out).write_text(text, encoding='utf-8')
+        text += ''.join(f'{line}\n' for works, line in results if not works)
+    return text
 
 
 if __name__ == '__main__':
