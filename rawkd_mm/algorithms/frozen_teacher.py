@@ -1,9 +1,10 @@
 """The teacher of a distillation: its weights, its inputs, and how far it runs."""
 
 import copy
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
@@ -196,6 +197,29 @@ _LOW_PRECISION_FORWARDS = tuple(
 )
 
 
+def _keep_from_bfloat16(model: nn.Module) -> set[nn.Module]:
+    """Let MMCV's own operators, which know no bfloat16, run in float32 under its autocast.
+
+    Returns:
+        set[nn.Module]: They and all below them.
+    """
+    found = [m for m in model.modules() if type(m).__module__.startswith('mmcv.ops')]
+    for module in found:
+        module.forward = functools.partial(_run_in_float32, type(module).forward, module)
+    return {below for module in found for below in module.modules()}
+
+
+def _run_in_float32(forward: Callable, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    device_type = next(x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)).device.type
+    if torch.get_autocast_dtype(device_type) != torch.bfloat16:
+        return forward(module, *args, **kwargs)
+    args, kwargs = tree_map_only(
+        Tensor, lambda x: x.float() if x.dtype == torch.bfloat16 else x, (args, kwargs)
+    )
+    with torch.autocast(device_type, enabled=False):
+        return forward(module, *args, **kwargs)
+
+
 class FrozenTeacher:
     """A model that gives features and never changes.
 
@@ -245,11 +269,12 @@ class FrozenTeacher:
                 f'computes in, got {precision!r}'
             )
         self._precision, self._channels_last = precision, channels_last
+        kept = _keep_from_bfloat16(self.model)
         if precision in ('bf16', 'fp16'):
             recorders = self._distiller.teacher_recorders.recorders.values()
             recorded = {r.source for r in recorders if isinstance(r, ParameterRecorder)}
             for name, module in self.model.named_modules():
-                if type(module).forward in _LOW_PRECISION_FORWARDS:
+                if type(module).forward in _LOW_PRECISION_FORWARDS and module not in kept:
                     for key, value in module.named_parameters(prefix=name, recurse=False):
                         if key not in recorded:
                             value.data = value.data.to(PRECISIONS[precision])

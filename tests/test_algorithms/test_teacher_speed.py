@@ -13,6 +13,7 @@ from helpers import (
     images,
     pair,
     pspnet,
+    retinanet,
     run,
     samples,
     total,
@@ -225,6 +226,26 @@ def test_recorders_of_mmrazor():
     assert len(maps) == 4
     assert all(x.dtype == torch.float32 and x.is_contiguous() for x in maps)
     assert algorithm(images(), samples(), mode='loss')['distill.loss_x'].isfinite()
+
+
+@pytest.mark.parametrize(('precision', 'amp'), [('bf16', False), ('bf16', True), (None, True)])
+@pytest.mark.parametrize('kind', ['DCN', 'DCNv2'])
+def test_operators_that_know_no_bfloat16(mmdet, kind, precision, amp):
+    """The deformable convolutions of the zoo's Cascade Mask R-CNN."""
+    teacher = retinanet()
+    teacher['backbone'].update(
+        depth=50,
+        dcn=dict(type=kind, deform_groups=1, fallback_on_stride=False),
+        stage_with_dcn=(False, True, False, False),
+    )
+    teacher['neck']['in_channels'] = [32, 64, 128, 256]
+    model = teacher_of(teacher)
+    paths = [pair('neck.fpn_convs.0.conv')]
+    plain = distill(*paths, student=retinanet(), teacher=copy.deepcopy(model))
+    fast = distill(*paths, student=retinanet(), teacher=model, teacher_precision=precision)
+    (expected,), (found,) = features(plain, images(size=64)), features(fast, images(size=64), amp)
+    error = (found.float() - expected).norm() / expected.norm()
+    assert 1e-4 < error < BOUNDS['bf16']
 
 
 def test_replacing_a_record_does_not_hide_that_it_was_overwritten():
