@@ -197,26 +197,29 @@ _LOW_PRECISION_FORWARDS = tuple(
 )
 
 
-def _keep_from_bfloat16(model: nn.Module) -> set[nn.Module]:
-    """Let MMCV's own operators, which know no bfloat16, run in float32 under its autocast.
+def _keep_operators(model: nn.Module) -> set[nn.Module]:
+    """Let MMCV's own operators run whatever the layout and the precision around them are.
+
+    They take contiguous maps only, and no bfloat16: under its autocast they run in float32.
 
     Returns:
         set[nn.Module]: They and all below them.
     """
     found = [m for m in model.modules() if type(m).__module__.startswith('mmcv.ops')]
     for module in found:
-        module.forward = functools.partial(_run_in_float32, type(module).forward, module)
+        module.forward = functools.partial(_run_operator, type(module).forward, module)
     return {below for module in found for below in module.modules()}
 
 
-def _run_in_float32(forward: Callable, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _run_operator(forward: Callable, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     device_type = next(x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)).device.type
-    if torch.get_autocast_dtype(device_type) != torch.bfloat16:
-        return forward(module, *args, **kwargs)
-    args, kwargs = tree_map_only(
-        Tensor, lambda x: x.float() if x.dtype == torch.bfloat16 else x, (args, kwargs)
-    )
-    with torch.autocast(device_type, enabled=False):
+    without = torch.get_autocast_dtype(device_type) == torch.bfloat16
+
+    def convert(value: Tensor) -> Tensor:
+        return (value.float() if value.dtype == torch.bfloat16 else value).contiguous()
+
+    args, kwargs = tree_map_only(Tensor, convert, (args, kwargs))
+    with torch.autocast(device_type, enabled=False) if without else nullcontext():
         return forward(module, *args, **kwargs)
 
 
@@ -269,7 +272,7 @@ class FrozenTeacher:
                 f'computes in, got {precision!r}'
             )
         self._precision, self._channels_last = precision, channels_last
-        kept = _keep_from_bfloat16(self.model)
+        kept = _keep_operators(self.model)
         if precision in ('bf16', 'fp16'):
             recorders = self._distiller.teacher_recorders.recorders.values()
             recorded = {r.source for r in recorders if isinstance(r, ParameterRecorder)}
@@ -280,6 +283,8 @@ class FrozenTeacher:
                             value.data = value.data.to(PRECISIONS[precision])
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
+            for module in kept:
+                module.to(memory_format=torch.contiguous_format)
 
     def _autocast(self, device_type: str) -> AbstractContextManager:
         if self._precision is None:

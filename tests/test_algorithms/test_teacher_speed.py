@@ -228,10 +228,13 @@ def test_recorders_of_mmrazor():
     assert algorithm(images(), samples(), mode='loss')['distill.loss_x'].isfinite()
 
 
-@pytest.mark.parametrize(('precision', 'amp'), [('bf16', False), ('bf16', True), (None, True)])
+@pytest.mark.parametrize(
+    ('precision', 'channels_last', 'amp'),
+    [('bf16', False, True), ('bf16', True, False), ('fp16', True, False), (None, True, True)],
+)
 @pytest.mark.parametrize('kind', ['DCN', 'DCNv2'])
-def test_operators_that_know_no_bfloat16(mmdet, kind, precision, amp):
-    """The deformable convolutions of the zoo's Cascade Mask R-CNN."""
+def test_operators_of_mmcv(mmdet, kind, precision, channels_last, amp):
+    """The deformable convolutions of the zoo's Cascade Mask R-CNN know no bfloat16 and one layout."""
     teacher = retinanet()
     teacher['backbone'].update(
         depth=50,
@@ -242,7 +245,13 @@ def test_operators_that_know_no_bfloat16(mmdet, kind, precision, amp):
     model = teacher_of(teacher)
     paths = [pair('neck.fpn_convs.0.conv')]
     plain = distill(*paths, student=retinanet(), teacher=copy.deepcopy(model))
-    fast = distill(*paths, student=retinanet(), teacher=model, teacher_precision=precision)
+    fast = distill(
+        *paths,
+        student=retinanet(),
+        teacher=model,
+        teacher_precision=precision,
+        teacher_channels_last=channels_last,
+    )
     (expected,), (found,) = features(plain, images(size=64)), features(fast, images(size=64), amp)
     error = (found.float() - expected).norm() / expected.norm()
     assert 1e-4 < error < BOUNDS['bf16']
