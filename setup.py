@@ -76,7 +76,9 @@ setup(
         'numpy>=1.23',
         'mmrazor==1.0.0',  # the last release; `rawkd_mm.compat` is written for exactly this one
         'joblib>=1.2',  # imported by mmrazor, not declared by it
-        'ftfy>=6.1',  # imported by mmseg; mmsegmentation 1.2.2 does not declare it
+        # imported by mmseg; mmsegmentation 1.2.2 does not declare them
+        'ftfy>=6.1',
+        'regex',
     ],
     extras_require={
         'modern': [
@@ -96,7 +98,7 @@ setup(
             'opencv-python-headless<4.12',  # the last that runs with numpy<2
         ],
         'det': ['onedl-mmdetection>=3.5.1'],  # with `modern`; `classic` has its mmdet
-        'demo': ['scikit-learn>=1.3', 'matplotlib>=3.7'],
+        'demo': ['scikit-learn>=1.3', 'matplotlib>=3.7', 'jinja2>=3.1'],
         'tests': [
             'pytest>=8',
             'pytest-timeout>=2.3',

@@ -8,47 +8,56 @@ Importing :mod:`rawkd_mm` calls :func:`setup`, which
 * lets configs inherit from ``mmseg::...`` where MMSegmentation is installed under another
   distribution name (:func:`mend_mmseg_lookup`).
 
-:func:`keep_from_skipping` is for the resuming of trainings.
+:func:`keep_from_skipping` is for the resuming of trainings, :func:`channel_swap_and_padding` for
+teachers whose images are made otherwise than the student's, :func:`load_weights_only` for reading
+checkpoints without running code.
 """
 
+import codecs
 import importlib
 import importlib.util
 import itertools
+import pickle
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 __all__ = [
     'TESTED_VERSIONS',
+    'channel_swap_and_padding',
+    'find_is_compiling',
     'has_mmcv_ops',
     'installed_versions',
+    'is_autocast_enabled',
     'keep_from_skipping',
     'load_mmrazor',
+    'load_weights_only',
     'mend_mmseg_lookup',
+    'numpy_globals',
     'setup',
+    'user_safe_globals',
 ]
 
 # Import name -> {distribution name: versions the tests have run with}. Of several distributions that
 # provide the same import name the first installed one counts.
 TESTED_VERSIONS = {
-    'torch': {'torch': ('2.10',)},
-    'mmengine': {'onedl-mmengine': ('0.10.12',)},
-    'mmcv': {'onedl-mmcv': ('2.3.6',)},
-    'mmseg': {'onedl-mmsegmentation': ('1.4.2',)},
-    'mmdet': {'onedl-mmdetection': ('3.5.1',)},
+    'torch': {'torch': ('2.10', '2.1')},
+    'mmengine': {'onedl-mmengine': ('0.10.12',), 'mmengine': ('0.10.7',)},
+    'mmcv': {'onedl-mmcv': ('2.3.6',), 'mmcv': ('2.1.0',)},
+    'mmseg': {'onedl-mmsegmentation': ('1.4.2',), 'mmsegmentation': ('1.2.2',)},
+    'mmdet': {'onedl-mmdetection': ('3.5.1',), 'mmdet': ('3.3.0',)},
     'mmrazor': {'mmrazor': ('1.0.0',)},
 }
 # Other distributions of the same import names, not yet tested.
 _OTHER_DISTRIBUTIONS = {
-    'mmengine': ('mmengine', 'mmengine-lite'),
-    'mmcv': ('mmcv', 'mmcv-lite'),
-    'mmseg': ('mmsegmentation',),
-    'mmdet': ('mmdet',),
+    'mmengine': ('mmengine-lite',),
+    'mmcv': ('mmcv-lite',),
 }
 _OPTIONAL = ('mmdet',)
-# Needed by MMRazor and MMSegmentation, declared by neither.
-_UNDECLARED = {'joblib': 'mmrazor', 'ftfy': 'mmseg'}
+# Needed by MMRazor and MMSegmentation 1.2.2, declared by neither.
+_UNDECLARED = {'joblib': 'mmrazor', 'ftfy': 'mmseg', 'regex': 'mmseg'}
 
 # What MMRazor 1.0.0 has to see: with a torch before 1.13 its quantization package, which uses names
 # that torch 2.0 removed, takes its own "not available" path; newer MMCV it refuses by an assertion.
@@ -140,6 +149,51 @@ def mend_mmseg_lookup() -> None:
         utils.MODULE2PACKAGE['mmseg'] = found[0]
 
 
+def channel_swap_and_padding(preprocessor) -> tuple:
+    """Ask a data_preprocessor what it does to images besides normalising them.
+
+    MMEngine's ImgDataPreprocessor has ``_channel_conversion`` and ``pad_value``; mmseg 1.2.2's
+    SegDataPreProcessor, which does not derive from it, ``channel_conversion`` and ``pad_val``.
+
+    Args:
+        preprocessor (nn.Module): The data_preprocessor of a model.
+
+    Returns:
+        tuple[bool | None, Number]: Whether it reverses the channels, None if it does not tell; and
+        the value that it pads images with, 0 if it does not tell.
+    """
+
+    def first(names, default):
+        return next((getattr(preprocessor, n) for n in names if hasattr(preprocessor, n)), default)
+
+    swap = first(('_channel_conversion', 'channel_conversion'), None)
+    return swap, first(('pad_value', 'pad_val'), 0)
+
+
+def find_is_compiling():
+    """Give the function that tells whether torch.compile is tracing, by whatever name torch has it."""
+    import torch
+
+    found = getattr(torch.compiler, 'is_compiling', None)
+    return found or importlib.import_module('torch._dynamo').is_compiling
+
+
+def is_autocast_enabled(device_type: str) -> bool:
+    """Tell whether mixed precision is on for a type of device, which torch 2.1 asks otherwise.
+
+    Args:
+        device_type (str): 'cpu' or 'cuda'.
+    """
+    import torch
+
+    try:
+        return torch.is_autocast_enabled(device_type)
+    except TypeError:  # torch 2.1 has a function for each
+        return (
+            torch.is_autocast_cpu_enabled() if device_type == 'cpu' else torch.is_autocast_enabled()
+        )
+
+
 def keep_from_skipping(loop) -> None:
     """Let an IterBasedTrainLoop that resumes take its batches as they come.
 
@@ -154,6 +208,105 @@ def keep_from_skipping(loop) -> None:
         iterator.skip_iter = lambda num_iters: None
     else:
         loop.dataloader_iterator = itertools.chain(itertools.repeat(None, loop.iter), iterator)
+
+
+def numpy_globals() -> dict[str, object]:
+    """Find what pickles of numpy arrays and numbers call, by the names that any numpy has given it.
+
+    numpy 2 moved ``numpy.core`` to ``numpy._core``, and gave each dtype a class.
+    """
+    import numpy
+
+    core = getattr(numpy, '_core', None)
+    if not hasattr(core, 'multiarray'):  # numpy 1.26 has an empty one
+        core = numpy.core
+    found = {
+        f'numpy.{module}.multiarray.{name}': getattr(core.multiarray, name)
+        for module in ('core', '_core')
+        for name in ('scalar', '_reconstruct')
+    }
+    dtypes = getattr(numpy, 'dtypes', None)  # since numpy 1.25
+    for name in dir(dtypes):
+        if name.endswith('DType') and name != 'ObjectDType':
+            found[f'numpy.dtypes.{name}'] = getattr(dtypes, name)
+    return found
+
+
+# Since torch 2.6 an object may be allowed under another name, as numpy's need.
+def _has_safe_globals() -> bool:
+    import torch
+
+    return hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
+
+
+def user_safe_globals() -> dict[str, object]:
+    """Give what ``torch.serialization.add_safe_globals`` was given, by name; {} before torch 2.6."""
+    if not _has_safe_globals():
+        return {}
+    import torch
+
+    given = [
+        g if isinstance(g, tuple) else (g, None) for g in torch.serialization.get_safe_globals()
+    ]
+    return {name or f'{g.__module__}.{g.__qualname__}': g for g, name in given}
+
+
+def load_weights_only(load: Callable, file: object, map_location: object, allowed: dict) -> object:
+    """Call ``torch.load`` for tensors, plain values and some globals, and nothing else.
+
+    torch before 2.6 cannot be told which globals to allow: there the pickle module that it is given
+    finds no other ones than these and those that torch itself allows.
+
+    Args:
+        load (Callable): ``torch.load``.
+        file (str | BinaryIO): What to load.
+        map_location (object): Where the tensors go.
+        allowed (dict[str, object]): Globals by the names under which files ask for them.
+
+    Raises:
+        pickle.UnpicklingError: If the file asks for another global.
+    """
+    if not _has_safe_globals():
+        # newer versions of torch allow this by themselves, numpy's strings need it
+        allowed = {'_codecs.encode': codecs.encode, **allowed}
+        return load(
+            file, map_location=map_location, weights_only=False, pickle_module=_restricted(allowed)
+        )
+    from torch import serialization
+
+    before = serialization.get_safe_globals()
+    serialization.clear_safe_globals()
+    try:
+        serialization.add_safe_globals([(value, name) for name, value in allowed.items()])
+        return load(file, map_location=map_location, weights_only=True)
+    finally:
+        serialization.clear_safe_globals()
+        serialization.add_safe_globals(before)
+
+
+def _restricted(allowed: dict) -> object:
+    """Make a module like pickle that finds no other globals than these and torch's own."""
+    from torch._weights_only_unpickler import _get_allowed_globals
+
+    known = {**_get_allowed_globals(), **allowed}
+
+    class Restricted:
+        UnpicklingError = pickle.UnpicklingError
+
+        class Unpickler(pickle.Unpickler):
+            def find_class(self, module: str, name: str) -> object:
+                try:
+                    return known[f'{module}.{name}']
+                except KeyError:
+                    raise pickle.UnpicklingError(
+                        f'Unsupported global: GLOBAL {module}.{name}'
+                    ) from None
+
+        @classmethod
+        def load(cls, file: object, **kwargs: object) -> object:
+            return cls.Unpickler(file, **kwargs).load()
+
+    return Restricted
 
 
 @contextmanager

@@ -11,14 +11,17 @@ between the two as vectors of length N. Mean squared error mixes a magnitude wit
 
 Every function takes ``(student, teacher)`` of one shape ``(B, C, ...)``, sends gradient to the student
 only, and reduces in float32 (float64 if an input is float64), so that half precision maps neither
-overflow nor lose digits. Sums of squares have to fit the type they are reduced in: norms up to 1e19.
-NaN or inf in an input gives NaN or inf, never a finite number.
+overflow nor lose digits. Sums of squares have to fit the type they are reduced in: in float32, norms
+from 1e-19 to 1e19 are exact, shorter ones lose digits and become 0, all of which is far below the eps
+under which a vector has no direction. NaN or inf in an input gives NaN or inf, never a finite number.
 """
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .compat import find_is_compiling
 
 __all__ = [
     'GRANULARITIES',
@@ -31,6 +34,8 @@ __all__ = [
 ]
 
 GRANULARITIES = ('layer', 'channel', 'pixel')
+
+_is_compiling = find_is_compiling()
 
 
 def _check(student: Tensor, teacher: Tensor) -> None:
@@ -90,7 +95,7 @@ def _norms_and_dot(student: Tensor, teacher: Tensor, dims: tuple) -> tuple[Tenso
         return _norm(student, dims), _norm(teacher, dims), dot
     rows = student.reshape(shape[0] * shape[1], -1), teacher.reshape(shape[0] * shape[1], -1)
     size = len(rows[0])
-    if student.device.type == 'cpu' and not torch.compiler.is_compiling():
+    if student.device.type == 'cpu' and not _is_compiling():
         size = max(1, _BLOCK_BYTES // (dtype.itemsize * rows[0].shape[1]))
     parts = []
     for s, t in zip(rows[0].split(size), rows[1].split(size)):

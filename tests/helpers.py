@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
@@ -18,7 +18,8 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 import rawkd_mm  # noqa: F401 (registers)
-from rawkd_mm.utils import leave_processes
+from rawkd_mm.hooks import NonFiniteLossError
+from rawkd_mm.utils import build_runner, leave_processes
 
 # Models as small as these run fastest in one thread.
 torch.set_num_threads(1)
@@ -365,7 +366,9 @@ class RandomScenes(torch.utils.data.Dataset):
 def run(model, work_dir, iters=4, batch=2, hooks=(), epochs=None, **kwargs):
     """Train with MMEngine's Runner, data in a fixed order; gives the runner."""
     schedule = (
-        dict(by_epoch=True, max_epochs=epochs) if epochs else dict(by_epoch=False, max_iters=iters)
+        dict(by_epoch=True, max_epochs=epochs)
+        if epochs
+        else dict(by_epoch=False, max_iters=iters, val_interval=10**6)
     )
     default_hooks = dict(
         logger=dict(type='LoggerHook', interval=1),
@@ -381,7 +384,8 @@ def run(model, work_dir, iters=4, batch=2, hooks=(), epochs=None, **kwargs):
         model=model,
         work_dir=str(work_dir),
         train_cfg=schedule,
-        train_dataloader=dict(
+        train_dataloader=kwargs.pop('loader', None)
+        or dict(
             batch_size=batch,
             num_workers=0,
             sampler=dict(type='DefaultSampler' if epochs else 'InfiniteSampler', shuffle=False),
@@ -438,7 +442,13 @@ def main(folder):
     """
     rank = int(os.environ['RANK'])
     torch.distributed.init_process_group('gloo')
-    found = dict(stopped=_stop_in_two_processes(folder), geometry=_geometry_of_two(folder, rank))
+    found = dict(
+        stopped=_stop_in_two_processes(folder),
+        geometry=_geometry_of_two(folder, rank),
+        non_finite=_non_finite_in_one_of_two(folder, rank),
+        sanity=_sanity_of_two(folder),
+        sync_bn=_sync_batchnorm_in_two_processes(folder),
+    )
     torch.save(found, Path(folder) / f'rank{rank}.pth')
     leave_processes()
 
@@ -456,8 +466,8 @@ _DISTRIBUTED = dict(
 
 def _bn(config):
     """The config with BN in place of SyncBN, which does not train in CPU processes."""
-    text = json.dumps(config).replace('SyncBN', 'BN')
-    return json.loads(text)
+    config = json.loads(json.dumps(config).replace('SyncBN', 'BN'))
+    return dict(config, test_cfg=ConfigDict(config['test_cfg']))
 
 
 def _stop_in_two_processes(folder):
@@ -496,6 +506,53 @@ def _stop_in_two_processes(folder):
     )
 
 
+def _sync_batchnorm_in_two_processes(folder):
+    """Train a student with SyncBN, of which two are recorded, with the Runner of the tools."""
+    norms = ('backbone.layer4.1.bn1', 'decode_head.bottleneck.bn')
+    model = dict(
+        type='FrozenTeacherDistill',
+        architecture=pspnet(),
+        teacher=pspnet(8, 16),
+        distiller=feature_distiller(*map(pair, norms)),
+        allow_random_teacher=True,
+    )
+    dataset = dict(type='RandomScenes')
+    sampler = dict(type='InfiniteSampler', shuffle=False)
+    config = dict(
+        model=model,
+        work_dir=str(Path(folder) / 'sync_bn'),
+        launcher='pytorch',
+        train_cfg=dict(by_epoch=False, max_iters=2),
+        train_dataloader=dict(batch_size=2, num_workers=0, sampler=sampler, dataset=dataset),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05)),
+        default_hooks=dict(checkpoint=None),
+        default_scope='mmseg',
+        experiment_name='sync_bn',
+        randomness=dict(seed=0),
+        log_level='WARNING',
+    )
+    runner = build_runner(Config(config))
+    algorithm, states, losses = runner.model.module, [], []
+    algorithm.register_forward_pre_hook(
+        lambda *_: states.append(copy.deepcopy(algorithm.student.state_dict()))
+    )
+    algorithm.register_forward_hook(lambda module, inputs, output: losses.append(output))
+    runner.train()
+    return dict(
+        wrapper=type(runner.model).__name__,
+        in_config=has_sync_batchnorm(build(model)),
+        in_training=has_sync_batchnorm(algorithm),
+        losses=[sorted(n for n in x if n.startswith('distill.loss')) for x in losses],
+        finite=all(bool(total(x).isfinite()) for x in losses),
+        first=states[0],
+        last=algorithm.student.state_dict(),
+    )
+
+
+def has_sync_batchnorm(model):
+    return any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+
+
 def _geometry_of_two(folder, rank):
     """Log the geometry in both processes, and compute it from this one's own features."""
     algorithm = distill(teacher=pspnet(8, 8), student=_bn(pspnet()))
@@ -504,6 +561,99 @@ def _geometry_of_two(folder, rank):
     run(algorithm, work_dir, iters=3, hooks=[spy, _geometry_hook(2)], **_DISTRIBUTED)
     torch.distributed.barrier()
     return dict(own=spy.values, logged=scalars(work_dir) if rank == 0 else None)
+
+
+class BreakTeacher(Hook):
+    """Makes the teacher's features infinite from the second iteration on."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        """Overwrite a weight."""
+        if runner.iter == 1:
+            runner.model.module.teacher.backbone.stem[0].weight.fill_(float('inf'))
+
+
+def _non_finite_in_one_of_two(folder, rank):
+    hooks = [BreakTeacher()] * rank + [dict(type='NonFiniteLossHook')]
+    try:
+        run(distill(student=_bn(pspnet())), Path(folder) / 'bad', hooks=hooks, **_DISTRIBUTED)
+    except NonFiniteLossError as error:
+        torch.distributed.barrier()
+        return str(error)
+
+
+def _sanity_of_two(folder):
+    """What a good teacher and a wrong one are told, with images for both processes."""
+    found = []
+    for name, path in zip(('good', 'wrong'), teachers(Path(folder))):
+        algorithm = distill(student=_bn(pspnet()), teacher_ckpt=path)
+        hook = dict(type='TeacherSanityHook', images=5, expected=dict(mIoU=100.0))
+        try:
+            run(
+                algorithm,
+                Path(folder) / name,
+                hooks=[hook],
+                iters=1,
+                **validation(batch=2),
+                **_DISTRIBUTED,
+            )
+        except ValueError as error:
+            found.append(str(error))
+        else:
+            found.append('')
+        torch.distributed.barrier()
+    return found
+
+
+_TEACHER = (8, 16)
+
+
+def teachers(folder, **kwargs):
+    """Checkpoints of the teacher that the labels of TeachersScenes are from, and of another.
+
+    Args:
+        folder (Path): Where to.
+        **kwargs: What the checkpoints have besides, ``meta`` for example.
+    """
+    paths = []
+    for seed in (21, 22):
+        torch.manual_seed(seed)
+        model = train_statistics(build(pspnet(*_TEACHER)), seed=seed)
+        paths.append(str(Path(folder) / f'teacher_{seed}_{os.getpid()}.pth'))
+        torch.save(dict(state_dict=model.state_dict(), **kwargs), paths[-1])
+    return paths
+
+
+@DATASETS.register_module(force=True)
+class TeachersScenes(RandomScenes):
+    """Random images whose labels are what a teacher says, which for it are easy."""
+
+    def __init__(self, length=8, size=32, classes='abcde'):
+        super().__init__(length, size)
+        self.metainfo = dict(classes=tuple(classes), palette=None)
+        torch.manual_seed(21)
+        self.teacher = train_statistics(build(pspnet(*_TEACHER)), seed=21).eval()
+
+    def __getitem__(self, index):
+        item = super().__getitem__(index)
+        batch = dict(inputs=[item['inputs']], data_samples=[item['data_samples'].clone()])
+        with torch.no_grad():
+            (predicted,) = self.teacher.val_step(batch)
+        item['data_samples'].gt_sem_seg = PixelData(data=predicted.pred_sem_seg.data)
+        return item
+
+
+def validation(batch=1, **kwargs):
+    """Arguments of run() for a validation on TeachersScenes, that never takes place in training."""
+    return dict(
+        val_dataloader=dict(
+            batch_size=batch,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            dataset=dict(type='TeachersScenes', **kwargs),
+        ),
+        val_evaluator=dict(type='IoUMetric', iou_metrics=['mIoU']),
+        val_cfg=dict(type='ValLoop'),
+    )
 
 
 def _geometry_hook(interval):

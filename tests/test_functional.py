@@ -289,8 +289,10 @@ def test_autocast(name):
 )
 def test_compile(name, dtype, backend):
     student, teacher = features((2, 6, 4, 5), dtype)
+    # torch 2.1 runs an autograd.Function whose arguments are not all tensors outside the graph.
+    whole = name not in ('channel', 'layer', 'pixel') or not torch.__version__.startswith('2.1.')
     compiled = torch.compile(
-        lambda s, t: 3.0 * call(name, s, t), fullgraph=True, backend=backend, dynamic=False
+        lambda s, t: 3.0 * call(name, s, t), fullgraph=whole, backend=backend, dynamic=False
     )
     out, eager = compiled(student, teacher), 3.0 * call(name, student, teacher)
     assert out.item() == pytest.approx(eager.item(), rel=1e-5)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,7 +24,9 @@ from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent
 # Values of the last validation that say nothing about the model.
-_NOT_METRICS = ('step', 'time', 'data_time')
+NOT_METRICS = ('step', 'time', 'data_time')
+# Of FeatureGeometryHook's values: geometry/<pair>/<value>
+GEOMETRY = 'geometry/'
 
 
 class TrainingError(Exception):
@@ -116,6 +119,20 @@ def curve(folder: Path, key: str) -> dict:
     }
 
 
+def read_geometry(folder: Path) -> dict[str, dict[str, dict[int, float]]]:
+    """Give {pair of features: {value: {step: number}}} of a training.
+
+    Of what a resumed training did twice the last counts.
+    """
+    result = defaultdict(lambda: defaultdict(dict))
+    for entry in read_scalars(folder):
+        for key, number in entry.items():
+            if key.startswith(GEOMETRY):
+                pair, _, value = key.removeprefix(GEOMETRY).rpartition('/')
+                result[pair][value][entry['step']] = number
+    return {pair: dict(values) for pair, values in result.items()}
+
+
 def find_result(training: Training) -> dict | None:
     """Give the result of a training that is finished.
 
@@ -187,7 +204,7 @@ def _last_validation(training: Training) -> dict | None:
         if training.metric in entry and entry['step'] == training.length:
             found = entry
     if found is not None:
-        found = {name: value for name, value in found.items() if name not in _NOT_METRICS}
+        found = {name: value for name, value in found.items() if name not in NOT_METRICS}
     return found
 
 
@@ -195,10 +212,16 @@ def iterations(training: Training) -> int | None:
     """Give the number of iterations of a training; in epochs, once the log tells."""
     if not training.by_epoch:
         return training.length
-    for path in sorted(training.folder.glob('*/*.log')):
+    per_epoch = iterations_per_epoch(training.folder)
+    return per_epoch and training.length * per_epoch
+
+
+def iterations_per_epoch(folder: Path) -> int | None:
+    """Give the number of iterations in an epoch of a training, once its log tells."""
+    for path in sorted(folder.glob('*/*.log')):
         match = re.search(r'Epoch\(train\)\s+\[\s*\d+\]\[\s*\d+/(\d+)\]', path.read_text())
         if match:
-            return training.length * int(match[1])
+            return int(match[1])
     return None
 
 
@@ -414,7 +437,7 @@ def _what_is_missing(training: Training) -> str:
         for entry in read_scalars(training.folder)
         if 'loss' not in entry
         for name in entry
-        if not name.startswith('geometry/') and name not in _NOT_METRICS
+        if not name.startswith(GEOMETRY) and name not in NOT_METRICS
     }
     return (
         f'{training.folder}: the training ended without a validation that logged '

@@ -2,9 +2,10 @@
 """The method in one command: teacher, student alone, LAD and CAD on DigitScenes, and a table.
 
 Makes the data, trains the teacher once and the students for every seed, and writes to --work-dir:
-table.md, results.json, predictions.png, curves.png and one folder a training. What is finished is
-not done again; an interrupted training goes on from its last checkpoint. Several trainings run side
-by side, which is faster than one after the other: models this small leave cores waiting.
+table.md, results.json, predictions.png, curves.png, report.html (of CAD) and one folder a training.
+What is finished is not done again; an interrupted training goes on from its last checkpoint. Several
+trainings run side by side, which is faster than one after the other: models this small leave cores
+waiting.
 
 --task seg is segmentation by PSPNet, --task det detection by RetinaNet, for which MMDetection and
 MMCV's compiled operators are needed (make env-test).
@@ -29,7 +30,6 @@ from _trainings import Training, TrainingError, Trainings, curve, make_progress,
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'quickstart'
 LABELS = {'teacher': 'teacher', 'student': 'student alone', 'LAD': 'LAD', 'CAD': 'CAD'}
-MIN_SCORE = 0.3  # of a box that is drawn
 
 
 class Task(NamedTuple):
@@ -280,96 +280,40 @@ def draw_predictions(args: argparse.Namespace, results: dict, path: Path, count:
     Every checkpoint is loaded with a plain config: those of the distillation are students.
     """
     import matplotlib.pyplot as plt
+    from _pictures import build_dataset, images_of, load_model, predictions_of, show, truth_of
+
+    import rawkd_mm  # noqa: F401 (registers)
+    from rawkd_mm.utils import load_config
 
     task = TASKS[args.task]
-    images = sorted((args.data_root / 'images/val').glob('*.png'))[:count]
-    models = {}
-    for method, runs in results.items():
-        run = next(iter(runs.values()))
-        config = task.configs['teacher' if method == 'teacher' else 'student']
-        models[f'{LABELS[method]}\n{run[task.unit]:.1f} {task.unit}'] = config, run['checkpoint']
-    columns = (columns_of_boxes if args.task == 'det' else columns_of_labels)(args, images, models)
+    data = {'val_dataloader.dataset.data_root': str(args.data_root)}
+    configs = {
+        method: load_config(str(task.configs[method]), data) for method in ('teacher', 'student')
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        dataset = build_dataset(configs['student'])
+        images = range(min(count, len(dataset)))
+        columns = {'image': images_of(dataset, images), 'ground truth': truth_of(dataset, images)}
+        for method, runs in results.items():
+            run = next(iter(runs.values()))
+            config = configs['teacher' if method == 'teacher' else 'student']
+            title = f'{LABELS[method]}\n{run[task.unit]:.1f} {task.unit}'
+            model = load_model(config, run['checkpoint'])
+            columns[title] = predictions_of(model, dataset, images)
 
     figure, axes = plt.subplots(
-        len(images), len(columns), figsize=(1.6 * len(columns), 1.6 * len(images) + 0.5)
+        len(images),
+        len(columns),
+        figsize=(1.6 * len(columns), 1.6 * len(images) + 0.5),
+        squeeze=False,
     )
     for column, (title, pictures) in enumerate(columns.items()):
-        for row, (picture, boxes) in enumerate(pictures):
-            axis = axes[row][column]
-            axis.imshow(picture, interpolation='nearest')
-            for (left, top, right, bottom), name, colour in boxes:
-                box = plt.Rectangle((left, top), right - left, bottom - top, fill=False, ec=colour)
-                axis.add_patch(box)
-                label = dict(boxstyle='square,pad=0.1', fc=colour, lw=0)
-                axis.text(left, top, name, fontsize=6, va='top', bbox=label, clip_on=True)
-            axis.set_axis_off()
+        for row, picture in enumerate(pictures):
+            show(axes[row][column], picture)
         axes[0][column].set_title(title, fontsize=9)
     figure.tight_layout(pad=0.3)
     figure.savefig(path, dpi=150)
     plt.close(figure)
-
-
-def columns_of_labels(args: argparse.Namespace, images: list, models: dict) -> dict:
-    """Give {title: [(picture, no boxes) of each image]} of a segmentation."""
-    import numpy as np
-    from mmengine.config import Config
-    from mmseg.apis import inference_model, init_model
-    from PIL import Image
-
-    import rawkd_mm  # noqa: F401 (registers)
-
-    columns = {}
-    for title, (config, checkpoint) in models.items():
-        with contextlib.redirect_stdout(io.StringIO()):  # that the connectors are not the student's
-            model = init_model(Config.fromfile(config), checkpoint, device='cpu')
-        columns[title] = [
-            inference_model(model, str(image)).pred_sem_seg.data[0].numpy() for image in images
-        ]
-    palette = np.zeros((256, 3), np.uint8)
-    palette[: len(model.dataset_meta['palette'])] = model.dataset_meta['palette']
-    palette[255] = (128, 128, 128)
-    truth = [Image.open(args.data_root / 'annotations/val' / image.name) for image in images]
-    columns = {'ground truth': [np.asarray(label) for label in truth], **columns}
-    return {
-        'image': [(np.asarray(Image.open(image)), ()) for image in images],
-        **{title: [(palette[label], ()) for label in labels] for title, labels in columns.items()},
-    }
-
-
-def columns_of_boxes(args: argparse.Namespace, images: list, models: dict) -> dict:
-    """Give {title: [(image, [(box, digit, colour)]) of each image]} of a detection."""
-    import matplotlib.pyplot as plt
-    import numpy as np
-    from mmdet.apis import inference_detector, init_detector
-    from mmengine.config import Config
-    from PIL import Image
-
-    import rawkd_mm  # noqa: F401 (registers)
-
-    pictures = [np.asarray(Image.open(image)) for image in images]
-
-    def draw(found: list) -> list:
-        boxes = [[(box, str(digit), plt.cm.tab10(digit)) for box, digit in one] for one in found]
-        return list(zip(pictures, boxes))
-
-    coco = json.loads((args.data_root / 'coco/val.json').read_text())
-    number = {image['file_name']: image['id'] for image in coco['images']}
-    truth = []
-    for image in images:
-        given = [a for a in coco['annotations'] if a['image_id'] == number[image.name]]
-        corners = [(x, y, x + w, y + h) for x, y, w, h in (a['bbox'] for a in given)]
-        truth.append(list(zip(corners, (a['category_id'] - 1 for a in given))))
-    columns = {'ground truth': draw(truth)}
-    for title, (config, checkpoint) in models.items():
-        with contextlib.redirect_stdout(io.StringIO()):  # that the connectors are not the student's
-            model = init_detector(Config.fromfile(config), checkpoint, device='cpu')
-        found = []
-        for image in images:
-            boxes = inference_detector(model, str(image)).pred_instances
-            boxes = boxes[boxes.scores >= MIN_SCORE]
-            found.append(list(zip(boxes.bboxes.tolist(), boxes.labels.tolist())))
-        columns[title] = draw(found)
-    return columns
 
 
 def cosines(folder: Path) -> dict:
@@ -414,6 +358,18 @@ def draw_curves(args: argparse.Namespace, results: dict, path: Path) -> None:
     plt.close(figure)
 
 
+def write_report(args: argparse.Namespace) -> None:
+    """Write what CAD did to the student of the first seed; the report prints its path."""
+    distilled, alone = (
+        args.work_dir / Run(method, args.seeds[0]).name for method in ('CAD', 'student')
+    )
+    command = [os.path.relpath(ROOT / 'tools/analysis_tools/report.py'), distilled]
+    command += ['--baseline', alone, '--out', args.work_dir / 'report.html']
+    print('\nThe whole story of CAD, to be opened in a browser:', flush=True)
+    if subprocess.run([sys.executable, *map(str, command)]).returncode:
+        sys.exit('demo: the report could not be written, see above')
+
+
 def main() -> None:
     args = parse_args()
     from mmengine.config import Config
@@ -440,6 +396,7 @@ def main() -> None:
     )
     for name in ('table.md', 'results.json', 'predictions.png', 'curves.png'):
         print(args.work_dir / name)
+    write_report(args)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Train a model: a student alone or with its teacher, segmentor or detector, on GPUs or the CPU."""
 
+import shlex
 import sys
 
 from _common import add_run_options, make_parser, parse_args
@@ -34,9 +35,10 @@ def main() -> None:
 
     # Takes seconds, which --help and a wrong argument need not wait for. It has to come before the
     # config is read: it makes `mmseg::` bases work.
-    from rawkd_mm.hooks import TrainingInterrupted
+    from rawkd_mm.hooks import LabelRangeHook, NonFiniteLossHook, TrainingInterrupted
     from rawkd_mm.utils import (
         AverageLossesHook,
+        CheckpointError,
         UsageError,
         build_runner,
         is_distillation,
@@ -68,12 +70,21 @@ def main() -> None:
     except UsageError as error:
         sys.exit(f'train.py: error: {error}')
 
-    runner = build_runner(cfg)
+    try:
+        runner = build_runner(cfg)
+    except CheckpointError as error:
+        sys.exit(f'train.py: error: {error}')
     runner.register_hook(AverageLossesHook(), priority='HIGHEST')
+    runner.logger.info(f'Command: {shlex.join([sys.executable, *sys.argv])}')
+    for hook in (NonFiniteLossHook, LabelRangeHook):
+        if not any(isinstance(registered, hook) for registered in runner.hooks):
+            runner.register_hook(hook())
     for note in notes:
         runner.logger.info(note)
     try:
         runner.train()
+    except CheckpointError as error:
+        sys.exit(f'train.py: error: {error}')
     except TrainingInterrupted as interruption:
         leave_processes(interruption.code)
         raise

@@ -9,16 +9,18 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseDataPreprocessor, BaseModel, revert_sync_batchnorm
-from mmengine.runner.checkpoint import _load_checkpoint
 from mmengine.structures import BaseDataElement
 from mmrazor.models import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder, ParameterRecorder
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
 
+from ..compat import channel_swap_and_padding, is_autocast_enabled
 from ..distillers import FeatureRecorder, run_for_features
 from ..registry import MODELS
+from ..utils.checkpoint import CheckpointError
+from ..utils.checkpoint_loading import load_checkpoint
 from ..utils.config import resolve_model
 
 
@@ -100,15 +102,13 @@ def _normalization(preprocessor: nn.Module, role: str) -> _Normalization | None:
     if type(preprocessor) is BaseDataPreprocessor:
         return None
     enabled = getattr(preprocessor, '_enable_normalize', None)
-    swap = getattr(preprocessor, '_channel_conversion', None)
+    swap, pad_value = channel_swap_and_padding(preprocessor)
     if enabled is None or swap is None:
         raise ValueError(
             f"the {role}'s data_preprocessor {type(preprocessor).__name__} does not tell its mean, "
             'std and channel order, so that the images of the two models cannot be compared. Use '
             "one that derives from MMEngine's ImgDataPreprocessor."
         )
-    # mmseg 1.2 calls it pad_val
-    pad_value = getattr(preprocessor, 'pad_value', getattr(preprocessor, 'pad_val', 0))
     result = _RAW._replace(swap=swap, pad_value=float(pad_value))
     if enabled:
         result = result._replace(mean=preprocessor.mean.float(), std=preprocessor.std.float())
@@ -181,7 +181,7 @@ class _UsedTensors(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func not in self._ASK_ONLY:
-            leaves = tree_leaves((args, kwargs))
+            leaves = tree_flatten((args, kwargs))[0]
             self.ids.update(id(leaf) for leaf in leaves if isinstance(leaf, Tensor))
         return func(*args, **kwargs)
 
@@ -237,6 +237,9 @@ class FrozenTeacher:
     Attributes:
         model (BaseModel): The teacher in eval mode, without gradient.
         is_borrowed (bool): Whether the model belongs to the object that this is a copy of.
+        random (list[str] | None): Names of the parameters and buffers that did not come from a
+            checkpoint; None as long as none was loaded.
+        classes (Sequence[str] | None): Names of the classes that the checkpoint says it knows.
     """
 
     def __init__(
@@ -247,6 +250,8 @@ class FrozenTeacher:
         self.is_borrowed = False
         self._precision: str | None = None
         self._channels_last = False
+        self.random: list[str] | None = None
+        self.classes: Sequence[str] | None = None
         self._distiller = distiller
         self._stopping = False
         self._hook()
@@ -295,7 +300,7 @@ class FrozenTeacher:
 
     def _hand_over(self, device_type: str) -> None:
         """Bring the features into a form that every loss and connector can take."""
-        student_is_low = torch.is_autocast_enabled(device_type)
+        student_is_low = is_autocast_enabled(device_type)
 
         def convert(feature: Tensor) -> Tensor:
             if not feature.is_floating_point():
@@ -395,6 +400,25 @@ class FrozenTeacher:
         if self._precision is not None or self._channels_last:
             self._hand_over(inputs.device.type)
 
+    @torch.no_grad()
+    def predict(self, data: dict | tuple | list, preprocessor: nn.Module) -> list:
+        """Run the whole teacher, as the student is run in a validation.
+
+        Args:
+            data (dict | tuple | list): A batch of a data loader.
+            preprocessor (nn.Module): The data_preprocessor that makes the student's images.
+
+        Returns:
+            list: What the model's ``mode='predict'`` gives, a data sample for each image.
+        """
+        self.model.eval()
+        data = preprocessor(data, False)
+        inputs, data_samples = data['inputs'], data.get('data_samples')
+        if self.renormalize is not None:
+            inputs = self.renormalize(inputs, data_samples)
+        with self._autocast(inputs.device.type):
+            return self.model(inputs, data_samples, mode='predict')
+
     def names_in_use(self, shape: Sequence[int]) -> list[str]:
         """Find the parameters and buffers of the part that runs.
 
@@ -443,13 +467,15 @@ class FrozenTeacher:
                 that part may not run, because the student gets them.
 
         Raises:
-            ValueError: If a parameter or buffer that is needed is missing or has another shape;
-                lists all of them.
+            FileNotFoundError: If there is no such file.
+            CheckpointError: If it is no checkpoint, or would run code when it is loaded; if a
+                parameter or buffer that is needed is missing or has another shape, lists all of
+                them.
         """
-        checkpoint = _load_checkpoint(filename, map_location='cpu')
+        checkpoint = load_checkpoint(filename)
         given = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
         if not isinstance(given, dict) or not any(isinstance(v, Tensor) for v in given.values()):
-            raise ValueError(
+            raise CheckpointError(
                 f'teacher_ckpt={filename!r} is no checkpoint: expected a dict of tensors, or one '
                 f"under the key 'state_dict', got {type(checkpoint).__name__}"
             )
@@ -458,17 +484,19 @@ class FrozenTeacher:
         prefix, found = _strip_prefix(given, {name: expected[name].shape for name in needed})
         missing = [name for name in needed if name not in found]
         mismatched = [
-            f'{name}: {tuple(found[name].shape)}, the model has {tuple(expected[name].shape)}'
-            for name in needed
-            if name in found and found[name].shape != expected[name].shape
+            name for name in needed if name in found and found[name].shape != expected[name].shape
         ]
+        shapes = [
+            f'{name}: {tuple(found[name].shape)}, the model has {tuple(expected[name].shape)}'
+            for name in mismatched
+        ]
+        self.classes = _class_names(checkpoint)
         if missing or mismatched:
-            raise ValueError(
+            raise CheckpointError(
                 f'teacher_ckpt={filename!r} does not fit {type(self.model).__name__}: of the '
                 f'{len(needed)} parameters and buffers that the distillation needs, '
                 f'{len(missing)} are missing{listing(missing)} and {len(mismatched)} have another '
-                f'shape{listing(mismatched)}. Check that the checkpoint belongs to the '
-                "teacher's config."
+                f'shape{listing(shapes)}. ' + self._guess(found, missing, mismatched)
             )
         fitting = {
             name: value
@@ -476,7 +504,8 @@ class FrozenTeacher:
             if name in expected and expected[name].shape == value.shape
         }
         self.model.load_state_dict(fitting, strict=False)
-        left = len([n for n in expected if n not in fitting and 'num_batches_tracked' not in n])
+        self.random = [n for n in expected if n not in fitting and 'num_batches_tracked' not in n]
+        left = len(self.random)
         print_log(
             f'Loaded the teacher from {filename}'
             + (f', keys below {prefix!r}' if prefix else '')
@@ -484,6 +513,62 @@ class FrozenTeacher:
             + (f'; {left} that are not in use were not in it or did not fit' if left else ''),
             'current',
         )
+
+    def _guess(
+        self, found: dict[str, Tensor], missing: Sequence[str], mismatched: Sequence[str]
+    ) -> str:
+        """Say what is most likely wrong with a checkpoint that does not fit."""
+        expected = self.model.state_dict()
+        # a classifier of other classes has another number of outputs, and nothing else is different
+        of_classes = not missing and all(
+            _knows_classes(self.model, name) and found[name].shape[1:] == expected[name].shape[1:]
+            for name in mismatched
+        )
+        count = number_of_classes(self.model)
+        if of_classes and count is not None:
+            theirs = f'{len(self.classes)} classes' if self.classes else 'another number of classes'
+            return (
+                f"The rest fits: it was trained with {theirs}, and the teacher's config has "
+                f'{count}. Set num_classes in the config of the teacher to those of the checkpoint, '
+                'or distil a feature before the classifier.'
+            )
+        if len(missing) + len(mismatched) > len(found) // 2 or missing:
+            return (
+                "Check that the checkpoint belongs to the teacher's config; it begins with "
+                f'{", ".join(list(found)[:3])}.'
+            )
+        return "Check that the checkpoint belongs to the teacher's config."
+
+
+def number_of_classes(model: nn.Module) -> int | None:
+    """Find out how many classes a model tells apart; None if none of its heads says so.
+
+    That is the largest ``num_classes`` of its heads: an RPN, for example, has 1.
+    """
+    counts = [
+        module.num_classes
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, 'num_classes', None), int)
+        and not f'{name}.'.startswith('backbone.')
+    ]
+    return max(counts, default=None)
+
+
+def _knows_classes(model: nn.Module, name: str) -> bool:
+    """Whether a parameter belongs to a head that tells classes apart, by its name in the model."""
+    parts = name.split('.')[:-1]
+    above = [model.get_submodule('.'.join(parts[: i + 1])) for i in range(len(parts))]
+    return any(isinstance(getattr(module, 'num_classes', None), int) for module in above)
+
+
+def _class_names(checkpoint: dict) -> Sequence[str] | None:
+    """Names of the classes as MMEngine's checkpoints have them, or those before it."""
+    meta = checkpoint.get('meta')
+    if not isinstance(meta, dict):
+        return None
+    dataset = meta.get('dataset_meta')
+    names = (dataset if isinstance(dataset, dict) else {}).get('classes') or meta.get('CLASSES')
+    return list(names) if isinstance(names, (list, tuple)) else None
 
 
 # In which order the weights of a model are looked for in a checkpoint: as they are; saved from a

@@ -1,6 +1,7 @@
 """The algorithm: a student, a frozen teacher, and a checkpoint that is the student."""
 
 import copy
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,15 @@ from mmrazor.models import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
 from torch import Tensor, nn
 
-from ..distillers import FeatureDistiller
-from ..registry import register_model
-from .frozen_teacher import FrozenTeacher, build_model, build_teacher, listing
+from ..distillers import FeatureDistiller, PairFeatures, run_for_features
+from ..registry import check_type, register_model
+from .frozen_teacher import (
+    FrozenTeacher,
+    build_model,
+    build_teacher,
+    listing,
+    number_of_classes,
+)
 
 _RESERVED = ('architecture', 'distiller', 'teacher')
 
@@ -42,7 +49,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             file or a name such as ``'mmseg::pspnet/...py'``.
         architecture (dict | BaseModel): The student's, likewise.
         teacher_ckpt (str, optional): Path or URL of the teacher's weights; required unless
-            ``allow_random_teacher``.
+            ``allow_random_teacher``. Loaded as weights only: what would run code is refused, unless
+            the environment has ``RAWKD_MM_TRUST_CHECKPOINTS=1``.
         allow_random_teacher (bool): Take the teacher with random weights; for tests. Defaults to
             False.
         init_student (list[str], optional): Paths of modules, such as ``['neck', 'bbox_head']``, that
@@ -64,7 +72,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     Raises:
         ValueError: If there are no weights for the teacher or they do not fit, if its images cannot
             be computed from the student's, or if it should be trained; if the student cannot
-            inherit what it should; if the precision is unknown.
+            inherit what it should; if the precision is unknown; if there is no such distiller.
+
+    Warns:
+        In the log, if the two models have another number of classes.
     """
 
     def __init__(
@@ -95,6 +106,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 'allow_random_teacher=True.'
             )
         self._check_init_student(init_student, teacher_ckpt)
+        check_type(distiller, 'distiller')
         super().__init__(
             distiller={'_scope_': 'mmrazor', **copy.deepcopy(distiller)},
             teacher=build_teacher(teacher),
@@ -111,6 +123,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self._frozen_teacher = FrozenTeacher(
             self._modules.pop('teacher'), self.data_preprocessor, self.distiller
         )
+        self._warn_of_classes()
         inherited = _names_below(init_student or (), self.student, self.teacher)
         if teacher_ckpt:
             # a number of batches is nothing that a checkpoint must have
@@ -124,6 +137,23 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self._frozen_teacher.set_speed(teacher_precision, teacher_channels_last)
         self.distiller.student_trainable = self.student_trainable
         self._register_state_dict_hook(_to_student_names)
+
+    def _warn_of_classes(self) -> None:
+        """Warn if the models tell apart another number of classes; it may be meant."""
+        ours, theirs = number_of_classes(self.student), number_of_classes(self.teacher)
+        if None not in (ours, theirs) and ours != theirs:
+            print_log(
+                f'The student has {ours} classes and the teacher {theirs}. That does no harm to '
+                'features before the classifiers, if the teacher knows what is in the images; their '
+                'outputs mean different things.',
+                'current',
+                logging.WARNING,
+            )
+
+    @property
+    def frozen_teacher(self) -> FrozenTeacher:
+        """The teacher with what it needs: its images, its weights, and how far it runs."""
+        return self._frozen_teacher
 
     @staticmethod
     def _check_init_student(init_student: Sequence[str] | None, teacher_ckpt: str | None) -> None:
@@ -198,13 +228,21 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         Returns:
             dict[str, Tensor]: The student's losses below ``student.``, those of the distillation
             below ``distill.``.
+
+        Raises:
+            ValueError: If there are no images.
         """
+        if len(batch_inputs) == 0:
+            raise ValueError(
+                f'the batch is empty: images of shape {tuple(batch_inputs.shape)}; check the data '
+                'set and the batch size of train_dataloader'
+            )
         if self.distillation_stopped:
             return self._keep_connectors(self._student_losses(batch_inputs, data_samples))
         distiller = self.distiller
-        distiller.set_deliveries_override(False)
-        with distiller.teacher_recorders, distiller.deliveries:
-            self._frozen_teacher.extract(batch_inputs, data_samples)
+        if isinstance(distiller, FeatureDistiller):
+            distiller.compared = {}  # of the iteration before
+        self._run_teacher(batch_inputs, data_samples)
         distiller.set_deliveries_override(True)
         with distiller.student_recorders, distiller.deliveries:
             losses = self._student_losses(batch_inputs, data_samples)
@@ -212,10 +250,49 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         given = (data_samples,) if isinstance(distiller, FeatureDistiller) else ()
         losses.update(add_prefix(distiller.compute_distill_losses(*given), 'distill'))
         # The graph keeps what backward needs; the rest need not wait for the next iteration.
-        for manager in (distiller.teacher_recorders, distiller.student_recorders):
+        self._forget_features()
+        return losses
+
+    @torch.no_grad()
+    def extract_features(
+        self, batch_inputs: Tensor, data_samples: list[BaseDataElement] | None = None
+    ) -> dict[str, PairFeatures]:
+        """Run both models for the features that a ``FeatureDistiller`` compares, and no further.
+
+        Args:
+            batch_inputs (Tensor): Images, shape (B, C, H, W).
+            data_samples (list, optional): What belongs to them.
+
+        Returns:
+            dict[str, PairFeatures]: The features of each pair, by its name, without gradient.
+
+        Raises:
+            TypeError: If the distiller is none.
+        """
+        distiller = self.distiller
+        if not isinstance(distiller, FeatureDistiller):
+            raise TypeError(
+                f'features are compared by a FeatureDistiller, not by {type(distiller).__name__}'
+            )
+        self._run_teacher(batch_inputs, data_samples)
+        with distiller.student_recorders:
+            sources = [pair.student.module for pair in distiller.pairs]
+            run_for_features(self.student, batch_inputs, data_samples, sources)
+        features = {pair.name: distiller.features(pair) for pair in distiller.pairs}
+        self._forget_features()
+        return features
+
+    def _run_teacher(
+        self, batch_inputs: Tensor, data_samples: list[BaseDataElement] | None
+    ) -> None:
+        self.distiller.set_deliveries_override(False)
+        with self.distiller.teacher_recorders, self.distiller.deliveries:
+            self._frozen_teacher.extract(batch_inputs, data_samples)
+
+    def _forget_features(self) -> None:
+        for manager in (self.distiller.teacher_recorders, self.distiller.student_recorders):
             for recorder in manager.recorders.values():
                 recorder.reset_data_buffer()
-        return losses
 
     def _student_losses(
         self, batch_inputs: Tensor, data_samples: list[BaseDataElement] | None

@@ -14,7 +14,7 @@ from mmrazor.models import ConfigurableDistiller
 from torch import Tensor, nn
 
 from .. import functional
-from ..registry import MODELS, register_model
+from ..registry import MODELS, check_type, register_model
 from .feature_recorder import FeatureRecorder, FeatureSource
 
 # The other keys of a pair are those that the distiller may give for all pairs.
@@ -61,6 +61,20 @@ class FeaturePair(NamedTuple):
     def connector_key(self, role: str) -> str:
         """Key of the student's or the teacher's connector."""
         return f'{self.key}_{role}'
+
+
+class PairFeatures(NamedTuple):
+    """The features of a pair in the last forward.
+
+    Attributes:
+        student (Tensor): The student's, as its module gave it.
+        aligned (Tensor): The same with the channels, height and width of the teacher's.
+        teacher (Tensor): The teacher's, shape (B, C, H, W) of a map.
+    """
+
+    student: Tensor
+    aligned: Tensor
+    teacher: Tensor
 
 
 def _method_name(loss: dict) -> str:
@@ -134,7 +148,8 @@ def _is_config(value: Any) -> bool:
     return isinstance(value, dict) and 'type' in value
 
 
-def _build(config: dict) -> nn.Module:
+def _build(config: dict, what: str) -> nn.Module:
+    check_type(config, what)
     # what belongs to a distiller is MMRazor's unless the config says otherwise
     module = MODELS.build({'_scope_': 'mmrazor', **copy.deepcopy(config)})
     # MMEngine does not look for init_cfg within the ModuleDicts of a distiller
@@ -190,11 +205,14 @@ def _asks_for_samples(loss: nn.Module) -> inspect.Parameter | None:
 
 
 def _recorder_name(source: FeatureSource) -> str:
-    return f'feature {source.module}'
+    return f'feature {source.module}' + (':input' if source.is_input else '')
 
 
 def _add_recorders(recorders: dict | None, sources: Sequence[FeatureSource]) -> dict:
-    ours = {_recorder_name(s): dict(type='Feature', source=s.module) for s in sources}
+    ours = {
+        _recorder_name(s): dict(type='Feature', source=s.module, is_input=s.is_input)
+        for s in sources
+    }
     return {**(recorders or {}), **ours}
 
 
@@ -296,7 +314,8 @@ class FeatureDistiller(ConfigurableDistiller):
         pairs (list[dict]): Each with
 
             - student (str): Path of the student's module, with an index if its output is a tuple:
-              ``'decode_head.bottleneck'``, ``'neck[0]'``.
+              ``'decode_head.bottleneck'``, ``'neck[0]'``. ``'decode_head.dropout:input'`` is what
+              a module is given, for features that are no module's output.
             - teacher (str): The same of the teacher.
             - loss (dict, optional): Config of a loss whose ``forward`` takes what comes from the
               student's and from the teacher's feature as its first two arguments. If it has a
@@ -329,6 +348,9 @@ class FeatureDistiller(ConfigurableDistiller):
         record_geometry (bool): Whether :meth:`compute_distill_losses` fills ``geometry``.
         geometry (dict[str, FeatureGeometry]): For each pair, by its name, the terms of
             :func:`rawkd_mm.functional.decompose` of the features that were last compared.
+        compared (dict[str, tuple[Tensor, Tensor]]): For each pair, by its name, the aligned student
+            feature and the teacher's feature that were last compared, until the next iteration: to
+            find out whose they are when a loss is not finite.
 
     Raises:
         ValueError: If there is nothing to distil, a pair is malformed, a module does not exist,
@@ -367,11 +389,12 @@ class FeatureDistiller(ConfigurableDistiller):
         self._check_keys()
         for pair in self.pairs:
             if not _has_auto(pair.loss):
-                self.distill_losses[pair.key] = _build(pair.loss)
+                self.distill_losses[pair.key] = _build(pair.loss, f'{pair.name}: loss')
         self._dry_run_features: dict[str, dict[FeatureSource, Tensor]] = {}
         self.student_trainable = True
         self.record_geometry = False
         self.geometry: dict[str, functional.FeatureGeometry] = {}
+        self.compared: dict[str, tuple[Tensor, Tensor]] = {}
 
     def _check_keys(self) -> None:
         """Make sure that every module of every pair has a key of its own."""
@@ -427,18 +450,18 @@ class FeatureDistiller(ConfigurableDistiller):
                 config = getattr(pair, f'{role}_connector')
                 if config is not None:
                     where = f'{pair.name}: {role}_connector'
-                    module = _build(_fill_channels(config, teacher, where))
+                    module = _build(_fill_channels(config, teacher, where), where)
                     self.connectors[pair.connector_key(role)] = module
             if pair.key not in self.distill_losses:
                 config = _fill_channels(pair.loss, teacher, f'{pair.name}: loss')
-                self.distill_losses[pair.key] = _build(config)
+                self.distill_losses[pair.key] = _build(config, f'{pair.name}: loss')
 
     def _build_align(self, pair: FeaturePair, student: Tensor, teacher: Tensor) -> None:
         config = pair.align
         if config == 'auto':
             config = self._auto_align(pair, student, teacher)
         if config is not None:
-            self.connectors[pair.key] = _build(config)
+            self.connectors[pair.key] = _build(config, f'{pair.name}: align')
         with _without_traces(self.connectors):
             aligned = self._align(pair, student, teacher)
         if aligned.shape != teacher.shape:
@@ -532,23 +555,39 @@ class FeatureDistiller(ConfigurableDistiller):
                 overwritten; or if a loss needs data samples and there are none.
         """
         losses = super().compute_distill_losses()
-        self.geometry = {}
+        self.geometry, self.compared = {}, {}
         for pair in self.pairs:
-            student = self._feature('student', pair.student)
-            teacher = self._feature('teacher', pair.teacher)
-            if self.student_trainable and torch.is_grad_enabled() and not student.requires_grad:
+            feature, student, teacher = self.features(pair)
+            if self.student_trainable and torch.is_grad_enabled() and not feature.requires_grad:
                 raise RuntimeError(
                     f'{pair.name}: the student feature has no gradient, so that the student would '
                     'learn nothing from it. It is frozen (frozen_stages), or lies within a block '
                     'that runs under activation checkpointing (with_cp=True): choose a later '
                     'module, or the whole block.'
                 )
-            student = self._align(pair, student, teacher)
+            self.compared[pair.name] = (student.detach(), teacher.detach())
             losses[pair.name] = self._compare(pair, student, teacher, data_samples)
             if self.record_geometry:
                 with torch.no_grad():
                     self.geometry[pair.name] = functional.decompose(student, teacher)
         return losses
+
+    def features(self, pair: FeaturePair) -> PairFeatures:
+        """Give what the recorders hold of a pair, and align it.
+
+        Args:
+            pair (FeaturePair): One of ``pairs``.
+
+        Returns:
+            PairFeatures: The features.
+
+        Raises:
+            RuntimeError: If a feature was not produced in the last forward, or more than once, or
+                overwritten.
+        """
+        student = self._feature('student', pair.student)
+        teacher = self._feature('teacher', pair.teacher)
+        return PairFeatures(student, self._align(pair, student, teacher), teacher)
 
     def _recorder(self, role: str, source: FeatureSource) -> FeatureRecorder:
         manager = self.student_recorders if role == 'student' else self.teacher_recorders

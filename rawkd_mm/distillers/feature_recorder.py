@@ -15,37 +15,49 @@ from ..registry import register_task_util
 class FeatureSource(NamedTuple):
     """Where a feature comes from: ``'decode_head.bottleneck'``, or ``'neck[2]'`` of a tuple.
 
+    ``'decode_head.dropout:input'`` is what a module is given, for features that no module outputs
+    (a sum of levels, say).
+
     Attributes:
         module (str): Path of the module, as in ``model.named_modules()``.
-        index (int | None): Index into the module's output if that is a tuple or list.
+        index (int | None): Index into the module's output (or input) if that is a tuple or list.
+        is_input (bool): Whether the module's first positional argument is meant, not its output.
     """
 
     module: str
     index: int | None = None
+    is_input: bool = False
 
     @classmethod
     def parse(cls, text: str) -> 'FeatureSource':
-        """Parse ``'path'`` or ``'path[index]'``.
+        """Parse ``'path'``, ``'path:input'`` and either with an ``'[index]'``.
 
         Raises:
-            ValueError: If the text has neither form.
+            ValueError: If the text has none of these forms.
 
         Examples:
             >>> FeatureSource.parse('neck[2]')
-            FeatureSource(module='neck', index=2)
+            FeatureSource(module='neck', index=2, is_input=False)
         """
-        match = re.fullmatch(r'([\w.-]+)(?:\[(\d+)\])?', text) if isinstance(text, str) else None
+        pattern = r'([\w.-]+)(:input)?(?:\[(\d+)\])?'
+        match = re.fullmatch(pattern, text) if isinstance(text, str) else None
         if match is None:
             raise ValueError(
                 f'a feature is named by the path of a module, optionally with an index, such as '
                 f"'decode_head.bottleneck' or 'neck[0]'; got {text!r}"
             )
-        return cls(match[1], None if match[2] is None else int(match[2]))
+        return cls(match[1], None if match[3] is None else int(match[3]), match[2] is not None)
+
+    @property
+    def text(self) -> str:
+        """What :meth:`parse` reads: ``'neck[2]'``."""
+        suffix = ':input' if self.is_input else ''
+        return f'{self.module}{suffix}' + ('' if self.index is None else f'[{self.index}]')
 
     @property
     def label(self) -> str:
         """The name without brackets, for log entries: ``'neck.2'``."""
-        return self.module if self.index is None else f'{self.module}.{self.index}'
+        return self.text.replace(':', '.').replace('[', '.').replace(']', '')
 
 
 def _tensors(output: Any) -> list:
@@ -80,14 +92,17 @@ class FeatureRecorder(ModuleOutputsRecorder):
 
     Args:
         source (str): Path of the module in ``model.named_modules()``.
+        is_input (bool): Record the module's first positional argument instead of its output.
+            Defaults to False.
 
     Attributes:
         clone (bool): Keep a copy of the output, because something overwrites it. Set by
             :meth:`clone_if_overwritten`. Defaults to False.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, is_input: bool = False) -> None:
         super().__init__(source)
+        self.is_input = is_input
         self.clone = False
         self._versions: list = []
         self._model: nn.Module | None = None
@@ -118,13 +133,20 @@ class FeatureRecorder(ModuleOutputsRecorder):
         module = self._model.get_submodule(self.source)
         # A runner may have put another module in its place, BN for SyncBN or the other way round.
         if module is not self._hooked:
-            module.register_forward_hook(self.forward_hook)
+            if self.is_input:
+                module.register_forward_pre_hook(self._forward_pre_hook)
+            else:
+                module.register_forward_hook(self.forward_hook)
             self._hooked = module
 
     def __enter__(self) -> None:
         """Start recording."""
         super().__enter__()
         self._hook()
+
+    def _forward_pre_hook(self, module: nn.Module, inputs: tuple) -> None:
+        # before it runs: it may work in place
+        self.forward_hook(module, inputs, inputs[0] if inputs else None)
 
     def forward_hook(self, module: nn.Module, inputs: tuple, outputs: Any) -> None:
         """Record the output and the versions of its tensors."""
@@ -183,6 +205,8 @@ class FeatureRecorder(ModuleOutputsRecorder):
             IndexError: If the index is out of range.
         """
         name = repr(self.source)
+        verb = 'is given' if self.is_input else 'outputs'
+        notation = FeatureSource(self.source, is_input=self.is_input).text
         if len(self.data_buffer) != 1:
             if not self.data_buffer:
                 raise RuntimeError(
@@ -205,19 +229,19 @@ class FeatureRecorder(ModuleOutputsRecorder):
         if isinstance(output, (list, tuple)):
             if data_idx is None:
                 raise TypeError(
-                    f'{name} outputs a {type(output).__name__} of {len(output)}; say which one with '
-                    f"an index, such as '{self.source}[0]'"
+                    f'{name} {verb} a {type(output).__name__} of {len(output)}; say which one with '
+                    f"an index, such as '{notation}[0]'"
                 )
             if not 0 <= data_idx < len(output):
                 raise IndexError(
-                    f'{name} outputs {len(output)} features, so the index must be in '
+                    f'{name} {verb} {len(output)} features, so the index must be in '
                     f'0..{len(output) - 1}, got {data_idx}'
                 )
             output = output[data_idx]
         elif data_idx is not None:
             raise TypeError(
-                f'{name} outputs a {type(output).__name__}, not a tuple: leave out [{data_idx}]'
+                f'{name} {verb} a {type(output).__name__}, not a tuple: leave out [{data_idx}]'
             )
         if not isinstance(output, torch.Tensor):
-            raise TypeError(f'{name} outputs a {type(output).__name__}, not a tensor')
+            raise TypeError(f'{name} {verb} a {type(output).__name__}, not a tensor')
         return output

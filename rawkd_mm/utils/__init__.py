@@ -1,7 +1,7 @@
 """What the command line tools share: configs, runner, mixed precision, checkpoints."""
 
 from .amp import Bf16OptimWrapper, set_amp
-from .checkpoint import CheckpointError, RequireAllWeightsHook
+from .checkpoint import CheckpointError, RequireAllWeightsHook, load_all_weights
 from .config import (
     UsageError,
     inline_models,
@@ -13,28 +13,36 @@ from .config import (
     set_resume,
     set_work_dir,
     student_config,
+    teacher_config,
     use_resumable_checkpoints,
 )
 from .runner import AverageLossesHook, build_runner, leave_processes, replace_sync_batchnorm
+from .trial import TrialError, made_up_batch, number_of_classes, run_one_iteration
 
 __all__ = [
     'AverageLossesHook',
     'Bf16OptimWrapper',
     'CheckpointError',
     'RequireAllWeightsHook',
+    'TrialError',
     'UsageError',
     'build_runner',
     'inline_models',
     'is_distillation',
     'leave_processes',
+    'load_all_weights',
     'load_config',
+    'made_up_batch',
     'make_paths_relative',
+    'number_of_classes',
     'replace_sync_batchnorm',
     'resolve_model',
+    'run_one_iteration',
     'set_amp',
     'set_auto_scale_lr',
     'set_resume',
     'set_work_dir',
     'student_config',
+    'teacher_config',
     'use_resumable_checkpoints',
 ]

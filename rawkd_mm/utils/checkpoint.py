@@ -6,7 +6,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-__all__ = ['CheckpointError', 'RequireAllWeightsHook']
+__all__ = ['CheckpointError', 'RequireAllWeightsHook', 'load_all_weights']
 
 
 class CheckpointError(ValueError):
@@ -38,24 +38,41 @@ class RequireAllWeightsHook(Hook):
             CheckpointError: If a parameter or buffer is missing (num_batches_tracked aside) or has
                 another shape; lists all of them.
         """
-        model = _bare_model(runner.model)
-        weights = _student_weights(checkpoint.get('state_dict', checkpoint), model.state_dict())
-        try:
-            missing = model.load_state_dict(weights, strict=False).missing_keys
-        except RuntimeError as error:  # shapes that differ
-            raise CheckpointError(f'the checkpoint does not fit the model: {error}') from error
-        missing = [name for name in missing if not name.endswith('num_batches_tracked')]
-        if missing:
-            raise CheckpointError(
-                f'the checkpoint has {len(weights)} entries, but not these {len(missing)} of the '
-                f'model {type(model).__name__}, which would stay random: {", ".join(missing)}. '
-                'Is it the checkpoint of this config?'
-            )
+        weights = load_all_weights(_bare_model(runner.model), checkpoint)
         if 'state_dict' in checkpoint:
             checkpoint['state_dict'] = weights
         else:
             checkpoint.clear()
             checkpoint.update(weights)
+
+
+def load_all_weights(model: nn.Module, checkpoint: dict) -> dict[str, Tensor]:
+    """Load a checkpoint that must fill the model.
+
+    Args:
+        model (nn.Module): The model.
+        checkpoint (dict): As loaded; of a distillation's or of MMRazor's the student is taken.
+
+    Returns:
+        dict[str, Tensor]: What belongs to the model, under the model's names.
+
+    Raises:
+        CheckpointError: If a parameter or buffer is missing (num_batches_tracked aside) or has
+            another shape; lists all of them.
+    """
+    weights = _student_weights(checkpoint.get('state_dict', checkpoint), model.state_dict())
+    try:
+        missing = model.load_state_dict(weights, strict=False).missing_keys
+    except RuntimeError as error:  # shapes that differ
+        raise CheckpointError(f'the checkpoint does not fit the model: {error}') from error
+    missing = [name for name in missing if not name.endswith('num_batches_tracked')]
+    if missing:
+        raise CheckpointError(
+            f'the checkpoint has {len(weights)} entries, but not these {len(missing)} of the '
+            f'model {type(model).__name__}, which would stay random: {", ".join(missing)}. '
+            'Is it the checkpoint of this config?'
+        )
+    return weights
 
 
 def _bare_model(model: nn.Module) -> nn.Module:

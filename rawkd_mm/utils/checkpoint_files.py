@@ -2,14 +2,15 @@
 
 import contextlib
 import os
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.runner.checkpoint import _load_checkpoint
 
-__all__ = ['POINTER', 'WholeFilesBackend', 'find_last_checkpoint', 'why_not_whole']
+from .checkpoint import CheckpointError
+from .checkpoint_loading import load_checkpoint, why_not_whole
+
+__all__ = ['POINTER', 'WholeFilesBackend', 'find_last_checkpoint']
 
 # The file in a work dir in which MMEngine's CheckpointHook writes the path of the last checkpoint.
 POINTER = 'last_checkpoint'
@@ -97,29 +98,15 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def why_not_whole(filename: str | Path) -> str | None:
-    """Tell whether a checkpoint was cut off or damaged, from its checksums.
-
-    Args:
-        filename (str | Path): A file that ``torch.save`` has written.
-
-    Returns:
-        str | None: What is wrong, None if it is whole.
-    """
-    size = os.path.getsize(filename)
-    try:
-        with zipfile.ZipFile(filename) as archive:
-            damaged = archive.testzip()
-    except zipfile.BadZipFile:
-        return f'it was cut off or is no checkpoint ({size} bytes, without the end that they have)'
-    return damaged and f'its part {damaged!r} is damaged'
-
-
 def _why_not_resumable(filename: Path) -> str | None:
     reason = why_not_whole(filename)
     if reason is not None:
         return reason
-    missing = {'meta', 'state_dict', 'optimizer'} - set(_load_checkpoint(str(filename), 'cpu'))
+    try:
+        checkpoint = load_checkpoint(str(filename))
+    except CheckpointError as error:
+        return str(error)
+    missing = {'meta', 'state_dict', 'optimizer'} - set(checkpoint)
     return f'it has no {", ".join(sorted(missing))} to go on from' if missing else None
 
 

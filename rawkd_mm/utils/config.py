@@ -1,14 +1,18 @@
 """Reading configs and changing them: resume, reduce to the student, make self-contained."""
 
 import copy
+import difflib
+import importlib.util
 import os.path as osp
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import HOOKS
 
-from .checkpoint_files import POINTER, find_last_checkpoint, why_not_whole
+from .checkpoint_files import POINTER, find_last_checkpoint
+from .checkpoint_loading import why_not_whole
 
 __all__ = [
     'UsageError',
@@ -21,6 +25,7 @@ __all__ = [
     'set_resume',
     'set_work_dir',
     'student_config',
+    'teacher_config',
     'use_resumable_checkpoints',
 ]
 
@@ -33,16 +38,43 @@ def load_config(filename: str, options: dict | None = None) -> Config:
     """Read a config file; ``mmseg::`` bases work, as :mod:`rawkd_mm` is imported already.
 
     Args:
-        filename (str): Path of a text config.
+        filename (str): Path of a text config, or the name of a published one such as
+            ``'mmseg::pspnet/pspnet_r18-d8_...py'``.
         options (dict, optional): ``a.b.c=value`` entries that override the file's.
 
     Returns:
         Config: The config.
+
+    Raises:
+        UsageError: If a name is none of a published config; names the closest that there are.
     """
-    cfg = Config.fromfile(filename)
+    cfg = _published_config(filename) if '::' in filename else Config.fromfile(filename)
     if options:
         cfg.merge_from_dict(options)
     return cfg
+
+
+def _published_config(name: str) -> Config:
+    try:
+        return get_config(name)
+    except (AssertionError, ImportError, OSError, ValueError) as error:
+        package, _, path = name.partition('::')
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+        if spec is None:
+            raise UsageError(
+                f'{name!r}: there is no package {package!r}. The name of a published config is '
+                "'mmseg::FOLDER/FILE.py' or 'mmdet::FOLDER/FILE.py'"
+            ) from error
+        folder = Path(spec.origin).parent / '.mim' / 'configs'
+        names = [str(file.relative_to(folder)) for file in folder.glob('*/*.py')]
+        close = (
+            difflib.get_close_matches(path, names, n=3)
+            or [n for n in names if n.partition('/')[0] == path.partition('/')[0]][:5]
+        )
+        raise UsageError(
+            f'{package} has no config {path!r}'
+            + (f'; the closest are {", ".join(close)}' if close else '')
+        ) from error
 
 
 def set_work_dir(cfg: Config, work_dir: str | None = None) -> None:
@@ -231,7 +263,30 @@ def student_config(cfg: Config) -> Config:
             break
     cfg.model = student
     if cfg.get('custom_hooks'):
-        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if not _is_about_distillation(hook)]
+        hooks = [hook for hook in cfg.custom_hooks if not _is_about_distillation(hook)]
+        if hooks:
+            cfg.custom_hooks = hooks
+        else:
+            cfg.pop('custom_hooks')
+    return cfg
+
+
+def teacher_config(cfg: Config) -> Config:
+    """Reduce a distillation to its teacher, with the data and evaluators of the student.
+
+    Args:
+        cfg (Config): A distillation, see :func:`is_distillation`, with a teacher.
+
+    Returns:
+        Config: A copy, in which ``model`` is the teacher with its own data_preprocessor, or where
+        it has none with the student's.
+    """
+    preprocessor = student_config(cfg).model.get('data_preprocessor')
+    cfg = copy.deepcopy(cfg)
+    teacher = resolve_model(cfg.model.teacher)
+    if preprocessor is not None:
+        teacher.setdefault('data_preprocessor', preprocessor)
+    cfg.model = teacher
     return cfg
 
 

@@ -3,6 +3,7 @@
 import atexit
 import os
 import sys
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -11,11 +12,15 @@ from mmengine.device import get_device
 from mmengine.dist import all_reduce_dict, init_dist, is_distributed
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import mmcv_full_available, set_multi_processing
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
+
+from .checkpoint_loading import weights_only
 
 __all__ = ['AverageLossesHook', 'build_runner', 'leave_processes', 'replace_sync_batchnorm']
 
@@ -132,6 +137,73 @@ class _CPUProcesses:
         )
 
 
+def _empty(dataset: Any) -> str:
+    """Say which dataset is empty."""
+    where, name = {}, type(dataset).__name__
+    if isinstance(dataset, dict):
+        name = dataset.get('type')
+        keys = ('data_root', 'ann_file', 'data_prefix', 'img_suffix', 'indices', 'filter_cfg')
+        where = {key: dataset[key] for key in keys if dataset.get(key)}
+    return (
+        f'the dataset {name} is empty: {where or "see its config"} (current folder {os.getcwd()!r}). '
+        'Check that the folder has images with this suffix, and that no filter (filter_cfg, classes '
+        'in metainfo) leaves all of them out.'
+    )
+
+
+class _CarefulInputs:
+    """To be mixed into a Runner: checkpoints as data only, no empty datasets, and a fitting batch."""
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict:
+        with weights_only():
+            return super().load_checkpoint(*args, **kwargs)
+
+    def _init_model_weights(self) -> None:
+        with weights_only():  # what init_cfg names
+            super()._init_model_weights()
+
+    @classmethod
+    def build_dataloader(
+        cls, dataloader: DataLoader | dict, *args: Any, **kwargs: Any
+    ) -> DataLoader:
+        # Here, because workers would look for a first image for ever when the loop is built.
+        try:
+            built = super().build_dataloader(dataloader, *args, **kwargs)
+        except ValueError as error:
+            # how MMEngine's BaseDataset fails when it packs no images
+            if 'need at least one array to concatenate' not in str(error):
+                raise
+            raise ValueError(_empty(dataloader['dataset'])) from error
+        if hasattr(built.dataset, '__len__') and len(built.dataset) == 0:
+            config = dataloader['dataset'] if isinstance(dataloader, dict) else built.dataset
+            raise ValueError(_empty(config))
+        return built
+
+    def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
+        super().scale_lr(optim_wrapper, auto_scale_lr)
+        auto_scale_lr = auto_scale_lr or {}
+        base = auto_scale_lr.get('base_batch_size')
+        if not base or auto_scale_lr.get('enable'):
+            return
+        loader = self._train_dataloader
+        batch = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
+        steps = getattr(optim_wrapper, '_accumulative_counts', 1)
+        if batch is None or batch * self.world_size * steps == base:
+            return
+        total = batch * self.world_size * steps
+        accumulated = f' x {steps} accumulated' if steps > 1 else ''
+        rates = {name: values[0] for name, values in optim_wrapper.get_lr().items()}
+        fitting = ', '.join(
+            f'{name} {value * total / base:g} instead of {value:g}' for name, value in rates.items()
+        )
+        self.logger.warning(
+            f'The learning rate is meant for a total batch of {base} '
+            f'(auto_scale_lr.base_batch_size), and this training has {total}: {batch} images x '
+            f'{self.world_size} processes{accumulated}. What would fit is {fitting}: pass '
+            '--auto-scale-lr, or set it.'
+        )
+
+
 def leave_processes(code: int = 0) -> None:
     """Leave the process group and, with gloo, end the process; a tool's last call.
 
@@ -158,8 +230,10 @@ def build_runner(cfg: Config) -> Runner:
     """Build the Runner that a config asks for, able to run several processes without a GPU.
 
     Where there is none, the processes talk through gloo and SyncBN layers run as BN; the log says
-    so, and the config stays as it is. With GPUs it is MMEngine's Runner, or that of
-    ``cfg.runner_type``.
+    so, and the config stays as it is. Otherwise it is MMEngine's Runner, or that of
+    ``cfg.runner_type``, but it loads checkpoints as weights only (see
+    :func:`rawkd_mm.utils.checkpoint_loading.weights_only`), refuses an empty dataset, and warns
+    where the total batch is not the one that the learning rate is meant for.
 
     Args:
         cfg (Config): Complete config, with ``launcher`` and ``work_dir``.
@@ -171,5 +245,5 @@ def build_runner(cfg: Config) -> Runner:
     if 'runner_type' in cfg:
         with RUNNERS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
             runner_class = registry.get(cfg.runner_type)
-    runner_class = type(runner_class.__name__, (_CPUProcesses, runner_class), {})
+    runner_class = type(runner_class.__name__, (_CarefulInputs, _CPUProcesses, runner_class), {})
     return runner_class.from_cfg(cfg)

@@ -305,6 +305,40 @@ def test_prediction_runs_the_student_only():
 # Stopping
 
 
+def test_features_are_those_of_the_modules():
+    algorithm = distill(pair(), pair('backbone[3]')).eval()
+    expected = {}
+    for role in ('student', 'teacher'):
+        model = getattr(algorithm, role)
+        for path in ('decode_head.bottleneck', 'backbone'):
+            model.get_submodule(path).register_forward_hook(
+                lambda m, i, output, key=(role, path): expected.__setitem__(key, output),
+                prepend=True,  # the teacher stops in the hook behind its last feature
+            )
+    features = algorithm.extract_features(images(), samples())
+    assert list(features) == [p.name for p in algorithm.distiller.pairs]
+    for path, (student, aligned, teacher) in zip(
+        ('decode_head.bottleneck', 'backbone'), features.values()
+    ):
+        given = [expected[role, path] for role in ('student', 'teacher')]
+        given = [x[3] if path == 'backbone' else x for x in given]
+        assert torch.equal(student, given[0]) and torch.equal(teacher, given[1])
+        assert aligned.shape == teacher.shape and not student.requires_grad
+    connector = algorithm.distiller.connectors['loss_cad_decode_head_bottleneck']
+    with torch.no_grad():
+        student, aligned, _ = features['loss_cad_decode_head.bottleneck']
+        assert torch.equal(connector(student), aligned)
+    # and nothing is kept, so that a training goes on
+    algorithm.train()
+    total(algorithm(images(), samples(), mode='loss')).backward()
+
+
+def test_features_of_mmrazors_distiller_are_refused():
+    algorithm = distill(distiller=dict(type='ConfigurableDistiller'))
+    with pytest.raises(TypeError, match='not by ConfigurableDistiller'):
+        algorithm.extract_features(images(), samples())
+
+
 def test_teacher_does_not_run_once_stopped(tmp_path):
     algorithm = distill()
     runs = count_runs(algorithm.teacher)
@@ -672,6 +706,14 @@ def test_autocast_step():
     total(losses).backward()
     assert watch[BOTTLENECK].dtype == torch.bfloat16
     assert all(p.grad.isfinite().all() for p in algorithm.student.backbone.parameters())
+
+
+@pytest.mark.parametrize('stopped', [False, True])
+def test_empty_batch(stopped):
+    algorithm = distill()
+    algorithm.distillation_stopped = stopped
+    with pytest.raises(ValueError, match=r'batch is empty.*\(0, 3, 32, 32\).*train_dataloader'):
+        algorithm(images(0), [], mode='loss')
 
 
 def test_model_from_a_config_file(tmp_path):

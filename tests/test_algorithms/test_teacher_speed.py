@@ -55,6 +55,8 @@ def features(algorithm, inputs, autocast=None):
     ids=['psp', 'swin'],
 )
 def test_features_are_the_same(config, path, precision, channels_last):
+    if precision == 'fp16' and torch.__version__.startswith('2.1.'):
+        pytest.skip('torch 2.1 has no float16 autocast on the CPU')
     teacher = teacher_of(config)
     student = pspnet() if path == BOTTLENECK else upernet_swin()
     plain = distill(pair(path), student=student, teacher=copy.deepcopy(teacher))

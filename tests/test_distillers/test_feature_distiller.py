@@ -585,7 +585,7 @@ def test_log_entries_of_a_run():
         ([pair(name=3)], (TypeError, ValueError), r'name of pairs\[0\].*got 3'),
         ([], ValueError, 'nothing to distil'),
         ((), ValueError, 'nothing to distil'),
-        ([pair(loss=dict(type='CADLos'))], KeyError, 'CADLos is not in'),
+        ([pair(loss=dict(type='CADLos'))], ValueError, "no 'CADLos' .*closest are CADLoss"),
     ],
 )
 def test_malformed_pairs(pairs, error, message):

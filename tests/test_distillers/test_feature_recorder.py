@@ -12,25 +12,48 @@ from rawkd_mm.distillers import FeatureRecorder, FeatureSource
 
 
 @pytest.mark.parametrize(
-    ('text', 'module', 'index', 'label'),
+    ('text', 'module', 'index', 'is_input', 'label'),
     [
-        ('neck', 'neck', None, 'neck'),
-        ('decode_head.bottleneck', 'decode_head.bottleneck', None, 'decode_head.bottleneck'),
-        ('backbone.layer4.1.bn2', 'backbone.layer4.1.bn2', None, 'backbone.layer4.1.bn2'),
-        ('neck[0]', 'neck', 0, 'neck.0'),
-        ('neck.fpn_convs.3.conv[12]', 'neck.fpn_convs.3.conv', 12, 'neck.fpn_convs.3.conv.12'),
-        ('a-b_c', 'a-b_c', None, 'a-b_c'),
+        ('neck', 'neck', None, False, 'neck'),
+        ('decode_head.bottleneck', 'decode_head.bottleneck', None, False, 'decode_head.bottleneck'),
+        ('backbone.layer4.1.bn2', 'backbone.layer4.1.bn2', None, False, 'backbone.layer4.1.bn2'),
+        ('neck[0]', 'neck', 0, False, 'neck.0'),
+        (
+            'neck.fpn_convs.3.conv[12]',
+            'neck.fpn_convs.3.conv',
+            12,
+            False,
+            'neck.fpn_convs.3.conv.12',
+        ),
+        ('a-b_c', 'a-b_c', None, False, 'a-b_c'),
+        ('head.dropout:input', 'head.dropout', None, True, 'head.dropout.input'),
+        ('head:input[1]', 'head', 1, True, 'head.input.1'),
     ],
 )
-def test_source_is_parsed(text, module, index, label):
+def test_source_is_parsed(text, module, index, is_input, label):
     source = FeatureSource.parse(text)
-    assert source == (module, index)
+    assert source == (module, index, is_input)
     assert source.label == label
+    assert source.text == text
 
 
 @pytest.mark.parametrize(
     'text',
-    ['', 'neck[', 'neck[]', 'neck[-1]', 'neck[a]', 'neck[0][1]', 'a b', 'neck[0].x', 3, None],
+    [
+        '',
+        ':input',
+        'neck[0]:input',
+        'neck:output',
+        'neck[',
+        'neck[]',
+        'neck[-1]',
+        'neck[a]',
+        'neck[0][1]',
+        'a b',
+        'neck[0].x',
+        3,
+        None,
+    ],
 )
 def test_malformed_source_is_shown(text):
     with pytest.raises(ValueError, match='path of a module') as error:
@@ -254,3 +277,50 @@ def test_copy_of_a_model_records_its_own():
         twin(images())
     assert torch.equal(recorder.get_record_data(), model.conv(images()))
     assert torch.equal(other.get_record_data(), twin.conv(images()))
+
+
+class Adds(nn.Module):
+    """Adds to what it is given, in place, after it was given it."""
+
+    def forward(self, x, others=()):
+        return x.add_(1)
+
+
+def test_an_input_is_what_a_module_is_given():
+    model = nn.Sequential(nn.Identity(), nn.ReLU())
+    recorder = FeatureRecorder('1', is_input=True)
+    recorder.initialize(model)
+    image = torch.tensor([-1.0, 2.0])
+    with recorder:
+        model(image)
+    assert recorder.get_record_data() is image
+    with pytest.raises(TypeError, match=r"'1' is given a Tensor, not a tuple: leave out \[0\]"):
+        recorder.get_record_data(data_idx=0)
+
+
+def test_an_input_that_the_module_overwrites_is_refused():
+    model = nn.Sequential(nn.Identity(), Adds())
+    recorder = FeatureRecorder('1', is_input=True)
+    recorder.initialize(model)
+    with recorder:
+        model(torch.zeros(2))
+    with pytest.raises(RuntimeError, match='overwritten in place'):
+        recorder.get_record_data()
+
+
+def test_a_module_that_is_given_nothing_by_position_is_refused():
+    class Calls(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Adds()
+
+        def forward(self, x):
+            return self.inner(x=x)
+
+    model = Calls()
+    recorder = FeatureRecorder('inner', is_input=True)
+    recorder.initialize(model)
+    with recorder:
+        model(torch.zeros(2))
+    with pytest.raises(TypeError, match="'inner' is given a NoneType, not a tensor"):
+        recorder.get_record_data()

@@ -64,6 +64,13 @@ def test_pictures_show_something(folder, name):
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
 
 
+def test_it_ends_with_the_report(folder):
+    path = folder / 'demo/report.html'
+    assert (folder / 'stdout').read_text().splitlines()[-1] == str(path)
+    text = path.read_text()
+    assert text.count('<svg') >= 6 and text.count('src="data:image/') == 4 * (5 + 3)
+
+
 def test_second_run_trains_nothing(folder):
     before = (folder / 'demo/lad-seed0/iter_4.pth').stat().st_mtime_ns
     start = time.time()
@@ -117,6 +124,7 @@ def test_detection(tmp_path):
     header, _, *rows = (tmp_path / 'demo/table.md').read_text().splitlines()
     assert header.startswith('| | AP |')
     assert len(rows) == 4 and all(row in process.stdout for row in rows)
+    assert (tmp_path / 'demo/report.html').read_text().count('src="data:image/') == 4 * (5 + 3 * 3)
     for name in ('predictions.png', 'curves.png'):
         picture = np.asarray(Image.open(tmp_path / 'demo' / name).convert('RGB'))
         assert min(picture.shape[:2]) > 300

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from tool_project import ROOT, TOOLS
 
 from rawkd_mm.datasets.digit_scenes_generator import DigitScenesOptions, generate
@@ -57,18 +57,25 @@ custom_imports = None
 """
 
 
-@pytest.fixture(scope='module')
-def log(mmdet, project):
-    """The log of the training."""
+def make_detector(project):
+    """Write the configs, the images and the weights of a teacher."""
     folder = project.folder
+    if (folder / 'runs/detector_teacher.pth').is_file():
+        return
     generate(folder / 'digits', DigitScenesOptions(train=8, val=1))
     texts = dict(detector=CONFIG, detector_lad=DISTILLATION, detector_plain=PLAIN)
     for name, text in texts.items():
         (folder / f'{name}.py').write_text(text)
-    init_default_scope('mmdet')
-    teacher = MODELS.build(load_config(str(QUICKSTART / TEACHER)).model)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        teacher = MODELS.build(load_config(str(QUICKSTART / TEACHER)).model)
     (folder / 'runs').mkdir(exist_ok=True)
     torch.save(teacher.state_dict(), folder / 'runs/detector_teacher.pth')
+
+
+@pytest.fixture(scope='module')
+def log(mmdet, project):
+    """The log of the training."""
+    make_detector(project)
     return project.run(
         TOOLS / 'dist_train.sh', 'detector_lad.py', '2', '--work-dir', 'runs/detector'
     )

@@ -163,6 +163,18 @@ def test_student_config():
     assert utils.student_config(plain).to_dict() == plain.to_dict()
 
 
+def test_teacher_config():
+    cfg = Config(copy.deepcopy(DISTILLATION))
+    teacher = utils.teacher_config(cfg)
+    assert not utils.is_distillation(teacher) and utils.is_distillation(cfg)
+    assert teacher.model.backbone.depth == 101
+    assert teacher.model.data_preprocessor.size == (512, 1024)
+    # one that has no data_preprocessor gets the student's images
+    cfg.model.teacher = dict(type='EncoderDecoder')
+    cfg.data_preprocessor = dict(type='SegDataPreProcessor', size=(64, 64))
+    assert utils.teacher_config(cfg).model.data_preprocessor.size == (64, 64)
+
+
 def test_inline_models():
     cfg = utils.inline_models(Config(copy.deepcopy(DISTILLATION)))
     assert cfg.model.architecture.backbone.depth == 18

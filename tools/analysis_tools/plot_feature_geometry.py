@@ -18,9 +18,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _figures import METHODS, FigureError, add_legend, choose_titles, make_parser, make_title, save
-from _trainings import read_about, read_scalars
-
-PREFIX = 'geometry/'
+from _trainings import read_about, read_geometry
 
 
 class Row(NamedTuple):
@@ -50,20 +48,6 @@ class Column(NamedTuple):
 
     name: str
     lines: dict[str, list[dict[str, dict[int, float]]]]
-
-
-def read_geometry(folder: Path) -> dict[str, dict[str, dict[int, float]]]:
-    """Give {pair of features: {value: {step: number}}} of a training.
-
-    Of what a resumed training did twice the last counts.
-    """
-    result = defaultdict(lambda: defaultdict(dict))
-    for entry in read_scalars(folder):
-        for key, number in entry.items():
-            if key.startswith(PREFIX):
-                pair, _, value = key.removeprefix(PREFIX).rpartition('/')
-                result[pair][value][entry['step']] = number
-    return {pair: dict(values) for pair, values in result.items()}
 
 
 def read_columns(folders: Iterable[Path], methods: list[str]) -> list[Column]:

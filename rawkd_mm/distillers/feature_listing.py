@@ -1,0 +1,163 @@
+"""Listing the feature maps of a model: which modules produce them, and in what time."""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from .auto_features import Feature
+from .feature_distiller import _without_traces, run_for_features
+from .feature_recorder import FeatureSource
+
+__all__ = ['ListedFeature', 'list_features', 'partners']
+
+
+class ListedFeature(NamedTuple):
+    """A feature map, and how it came about.
+
+    Attributes:
+        feature (Feature): Its source, shape and stride.
+        kind (str): Class of the module.
+        runs (int): How often the module ran; only one that ran once can be distilled.
+        share (float): The module's share of the time of the forward, its submodules' included.
+    """
+
+    feature: Feature
+    kind: str
+    runs: int
+    share: float
+
+    @property
+    def part(self) -> str:
+        """The part of the model that it belongs to: backbone, neck, decode_head..."""
+        return self.feature.source.module.partition('.')[0]
+
+
+class _Watch:
+    """Times modules and keeps the shapes of what they output."""
+
+    def __init__(self, model: BaseModel, shape: Sequence[int]) -> None:
+        self.model = model
+        self.image = next(model.parameters()).new_zeros((1, *shape))
+        self.shapes: dict[str, list[tuple[int | None, tuple]]] = {}
+        self.order: dict[str, int] = {}
+        self.runs: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
+        self.total = 0.0
+        self.error: Exception | None = None
+        self._begun: list[float] = []
+
+    def run(self) -> None:
+        """Run the model once."""
+        with _without_traces(self.model), ExitStack() as stack:
+            for name, module in self.model.named_modules():
+                if name:
+                    end = partial(self._end, name)
+                    stack.callback(module.register_forward_pre_hook(self._begin).remove)
+                    stack.callback(module.register_forward_hook(end).remove)
+            begun = self._now()
+            try:
+                run_for_features(self.model, self.image, None, [])
+            except Exception as error:
+                # a head that wants more than an image: what ran before it is listed
+                self.error = error
+                self._begun.clear()
+            self.total += self._now() - begun
+
+    def _now(self) -> float:
+        if self.image.is_cuda:
+            torch.cuda.synchronize(self.image.device)
+        return time.perf_counter()
+
+    def _begin(self, module: nn.Module, args: tuple) -> None:
+        self._begun.append(self._now())
+
+    def _end(self, name: str, module: nn.Module, args: tuple, output: Any) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - self._begun.pop()
+        self.runs[name] = self.runs.get(name, 0) + 1
+        self.order[name] = sum(self.runs.values())
+        is_tuple = isinstance(output, (list, tuple))
+        outputs = enumerate(output) if is_tuple else [(None, output)]
+        self.shapes[name] = [
+            (index, tuple(tensor.shape[1:]))
+            for index, tensor in outputs
+            if isinstance(tensor, Tensor) and tensor.dim() == 4
+        ]
+
+
+def list_features(
+    model: BaseModel,
+    shape: Sequence[int] = (3, 256, 256),
+    depth: int | None = None,
+    repeats: int = 3,
+) -> list[ListedFeature]:
+    """List the modules that produce feature maps, in the order in which they end.
+
+    Args:
+        model (BaseModel): The model; runs in eval mode.
+        shape (Sequence[int]): Channels, height and width of the image.
+        depth (int, optional): The longest path that is listed, in names: 2 for
+            ``'backbone.layer1'``. Defaults to None, all.
+        repeats (int): How many forwards are timed, behind one that is not. Defaults to 3.
+
+    Returns:
+        list[ListedFeature]: The maps. A module whose output is a tuple has an entry for each.
+
+    Raises:
+        RuntimeError: If the model produces no feature map of such an image.
+    """
+    _Watch(model, shape).run()  # the first forward is slower than the others
+    watch = _Watch(model, shape)
+    for _ in range(repeats):
+        watch.run()
+    found = []
+    for name in sorted(watch.order, key=watch.order.get):
+        if depth is not None and name.count('.') >= depth:
+            continue
+        kind = type(model.get_submodule(name)).__name__
+        runs = watch.runs[name] // repeats
+        for index, size in watch.shapes[name]:
+            feature = Feature(FeatureSource(name, index), size, shape[1] / size[1])
+            share = watch.seconds[name] / watch.total
+            found.append(ListedFeature(feature, kind, runs, share))
+    if not found:
+        raise RuntimeError(
+            f'{type(model).__name__} produced no feature map of an image of shape {tuple(shape)}: '
+            f'{watch.error!r}'
+        )
+    return found
+
+
+def partners(
+    student: Sequence[ListedFeature], teacher: Sequence[ListedFeature]
+) -> dict[FeatureSource, FeatureSource]:
+    """Find which student feature matches which teacher feature.
+
+    Of the same part of both models (backbone, neck, a head) and of the same stride, the last that
+    either has. Modules that run more than once, dropout and the classifier do not count.
+
+    Args:
+        student (Sequence[ListedFeature]): The student's.
+        teacher (Sequence[ListedFeature]): The teacher's.
+
+    Returns:
+        dict[FeatureSource, FeatureSource]: Student's to teacher's.
+    """
+
+    def last(features: Sequence[ListedFeature]) -> dict[tuple, FeatureSource]:
+        result = {}
+        for listed in features:
+            source = listed.feature.source
+            counts = '.' in source.module or source.module == 'neck'
+            counts &= 'Dropout' not in listed.kind and not source.module.endswith('conv_seg')
+            if listed.runs == 1 and counts:
+                result[listed.part, round(listed.feature.stride, 1)] = source
+        return result
+
+    ours, theirs = last(student), last(teacher)
+    return {ours[key]: theirs[key] for key in ours if key in theirs}

@@ -1,0 +1,120 @@
+"""Stops a training whose losses are no numbers any more."""
+
+import torch
+from mmengine.dist import all_gather_object, all_reduce, is_distributed
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor
+
+from ..distillers import FeatureDistiller
+from ..registry import HOOKS
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss is NaN or infinite; the message says in which iteration, which one and why."""
+
+
+@HOOKS.register_module()
+class NonFiniteLossHook(Hook):
+    """Stops a training in the iteration whose loss is NaN or infinite, before it is saved.
+
+    - After each iteration the total loss is looked at. It costs no extra waiting for a GPU: MMEngine
+      reads the same losses for its log right before. Only when it is not finite, the single losses
+      and the features that were compared are looked at, to say which pair it was, and whether the
+      student's or the teacher's feature had NaN or infinite values.
+    - Without loss scaling (float32, bfloat16) the training stops at once.
+    - With a loss scaler (float16, MMEngine's ``AmpOptimWrapper``) infinite gradients stay what they
+      are, steps that the scaler skips; they are not looked at. A loss that is not finite makes such
+      gradients, so that the weights are not touched either; it stops the training only when it is
+      so for ``patience`` iterations in a row.
+    - With several processes all of them stop in the same iteration, whichever found it, with the
+      same message.
+
+    Args:
+        patience (int): With a loss scaler, after how many iterations in a row to stop. Defaults
+            to 10.
+
+    Raises:
+        ValueError: If patience is not positive.
+    """
+
+    # after the RuntimeInfoHook (VERY_HIGH), before anything is logged or saved
+    priority = 'HIGH'
+
+    def __init__(self, patience: int = 10) -> None:
+        if patience < 1:
+            raise ValueError(f'patience must be at least 1 iteration, got {patience}')
+        self.patience = patience
+        self._in_a_row = 0
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Look at the losses.
+
+        Args:
+            runner (Runner): Has the model, and the number of the iteration.
+            batch_idx (int): Not used.
+            data_batch (dict, optional): Not used.
+            outputs (dict, optional): What the model's train_step gave: the losses by name.
+
+        Raises:
+            NonFiniteLossError: If the training cannot go on.
+        """
+        losses = {k: v for k, v in (outputs or {}).items() if 'loss' in k and isinstance(v, Tensor)}
+        if not losses:
+            return
+        bad = ~torch.stack([v.detach().float().mean() for v in losses.values()]).isfinite().all()
+        flag = bad.float().reshape(1)
+        all_reduce(flag, op='max')
+        if not flag.item():
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        if _has_scaler(runner) and self._in_a_row < self.patience:
+            runner.logger.warning(
+                f'Iteration {runner.iter + 1}: the loss is not finite. Nothing was learned from it '
+                f'(loss scaling); the training stops after {self.patience} of these in a row.'
+            )
+            return
+        found = _describe(runner, losses) if bad else None
+        if is_distributed():
+            found = next(text for text in all_gather_object(found) if text)
+        in_a_row = f' for the {self._in_a_row}th time in a row' if self._in_a_row > 1 else ''
+        raise NonFiniteLossError(
+            f'iteration {runner.iter + 1}: the loss is not finite{in_a_row}. {found} The last '
+            'checkpoint is from before. Lower the learning rate or the weight of the loss, clip '
+            'gradients, or look at the data of this iteration.'
+        )
+
+
+def _has_scaler(runner: Runner) -> bool:
+    scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+    return scaler is not None and scaler.is_enabled()
+
+
+def _describe(runner: Runner, losses: dict[str, Tensor]) -> str:
+    """Say which losses are not finite, and whose features."""
+    values = {k: float(v.detach().float().mean()) for k, v in losses.items() if k != 'loss'}
+    bad = [k for k, v in values.items() if v - v != 0]
+    lines = [f'{k} is {values[k]}' for k in bad] or ['the total is not, though each of them is']
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    distiller = getattr(model, 'distiller', None)
+    compared = distiller.compared if isinstance(distiller, FeatureDistiller) else {}
+    for name, features in compared.items():
+        counts = [int((~feature.isfinite()).sum()) for feature in features]
+        whose = [
+            f"{count} of {feature.numel()} values of the {role}'s feature are NaN or infinite"
+            for role, feature, count in zip(('student', 'teacher'), features, counts)
+            if count
+        ]
+        if whose:
+            lines.append(f'pair {name}: {" and ".join(whose)}')
+        elif f'distill.{name}' in bad:
+            lines.append(f'pair {name}: both features are finite, so that it is the loss itself')
+    return '; '.join(lines) + '.'

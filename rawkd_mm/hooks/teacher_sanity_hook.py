@@ -1,0 +1,211 @@
+"""Finds a wrong teacher before the training, not after."""
+
+import logging
+
+import torch
+from mmengine.dataset import DefaultSampler
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader, Subset
+
+from ..algorithms import FrozenTeacherDistill
+from ..algorithms.frozen_teacher import listing, number_of_classes
+from ..registry import HOOKS
+
+_ADVICE = (
+    "Check that teacher_ckpt belongs to the teacher's config and dataset, and its data_preprocessor "
+    '(mean, std, channel order) to the weights. If this teacher is meant, change expected or fraction '
+    'of TeacherSanityHook, or leave it out.'
+)
+
+
+class WrongTeacherError(ValueError):
+    """The teacher is not what the config says; the message has the numbers."""
+
+
+@HOOKS.register_module()
+class TeacherSanityHook(Hook):
+    """Evaluates the frozen teacher before the first iteration, and stops if it is far too bad.
+
+    It runs on the validation images of the config, or the first of them, through the evaluator of
+    the config, and its images are made as in the training: by the student's data_preprocessor, and
+    converted to the teacher's normalisation. A teacher with weights of something else, another order
+    of channels or of classes is found by that in a minute or two.
+
+    A metric on few images deviates from the published one, for mIoU with many classes by a lot. That
+    is why by default a teacher has to be below *half* of it. Between this and the metric, look at the
+    log.
+
+    With several processes each evaluates its share, and all stop together. A training that is resumed
+    does not repeat it, and ``tools/train.py --student-alone`` leaves it out. A teacher with random
+    weights (``allow_random_teacher=True``) is not evaluated; the log says so.
+
+    Args:
+        images (int, optional): How many images, from the first on; None for all. Defaults to 64.
+        expected (dict[str, float], optional): Metrics by the evaluator's own names and in its own
+            unit: ``dict(mIoU=79.76)`` of mmseg, ``{'coco/bbox_mAP': 0.41}`` of mmdet. Without it the
+            metrics are only logged.
+        fraction (float): Below this share of an expected metric the training stops. Defaults to 0.5.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    # once all other hooks are ready, the one that saves checkpoints for example
+    priority = 'LOWEST'
+
+    def __init__(
+        self,
+        images: int | None = 64,
+        expected: dict[str, float] | None = None,
+        fraction: float = 0.5,
+    ) -> None:
+        if images is not None and images < 1:
+            raise ValueError(f'images must be at least 1, or None for all, got {images}')
+        if not 0 < fraction <= 1:
+            raise ValueError(f'fraction must be above 0 and at most 1, got {fraction}')
+        bad = {k: v for k, v in (expected or {}).items() if not v > 0}
+        if bad:
+            raise ValueError(f'expected metrics must be above 0, got {bad}')
+        self.images = images
+        self.expected = dict(expected or {})
+        self.fraction = fraction
+
+    def before_train(self, runner: Runner) -> None:
+        """Evaluate the teacher, unless the training is resumed.
+
+        Raises:
+            TypeError: If the model is no ``FrozenTeacherDistill``.
+            WrongTeacherError: If the teacher cannot be evaluated here, or a metric is below the
+                stated share of the expected one.
+        """
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not isinstance(model, FrozenTeacherDistill):
+            raise TypeError(
+                f'TeacherSanityHook needs a FrozenTeacherDistill, got {type(model).__name__}'
+            )
+        if runner.iter > 0:
+            return
+        if model.frozen_teacher.random is None:
+            print_log(
+                'TeacherSanityHook: no checkpoint was loaded into the teacher '
+                '(allow_random_teacher=True), it is not evaluated.',
+                'current',
+                logging.WARNING,
+            )
+            return
+        loader = getattr(runner.val_loop, 'dataloader', None)
+        if not isinstance(loader, DataLoader):
+            raise WrongTeacherError(
+                'TeacherSanityHook needs a validation to evaluate the teacher with: give the config '
+                'val_dataloader, val_evaluator and val_cfg, or leave out the hook'
+            )
+        self._check(model, loader.dataset)
+        metrics, count = self._evaluate(runner, model, loader)
+        self._judge(metrics, count, len(loader.dataset))
+
+    @staticmethod
+    def _check(model: FrozenTeacherDistill, dataset: torch.utils.data.Dataset) -> None:
+        teacher = model.frozen_teacher
+        # only the training of a segmentor runs its auxiliary heads
+        random = [name for name in teacher.random if not name.startswith('auxiliary_head.')]
+        if random:
+            raise WrongTeacherError(
+                f'TeacherSanityHook: {len(random)} parameters of the teacher '
+                f'{type(model.teacher).__name__} were not in its checkpoint or did not fit'
+                f'{listing(random, 6)}. The distillation does without them, an evaluation cannot. '
+                'Give the whole checkpoint, or leave out the hook.'
+            )
+        names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+        count = number_of_classes(model.teacher)
+        if names and count is not None and count != len(names):
+            raise WrongTeacherError(
+                f'TeacherSanityHook: the teacher has {count} classes, the validation set '
+                f'{len(names)}, so that it cannot be evaluated there. Take another teacher, or leave '
+                'out the hook.'
+            )
+        if names and teacher.classes and list(names) != list(teacher.classes):
+            different = [
+                f'{i}: {theirs!r} and {ours!r}'
+                for i, (theirs, ours) in enumerate(zip(teacher.classes, names))
+                if theirs != ours
+            ]
+            print_log(
+                "TeacherSanityHook: the teacher's checkpoint names other classes than the validation "
+                f'set{listing(different, 5)}; is their order the same?',
+                'current',
+                logging.WARNING,
+            )
+
+    def _evaluate(
+        self, runner: Runner, model: FrozenTeacherDistill, loader: DataLoader
+    ) -> tuple[dict[str, float], int]:
+        count = min(self.images or len(loader.dataset), len(loader.dataset))
+        subset = Subset(loader.dataset, range(count))
+        images = DataLoader(
+            subset,
+            batch_size=loader.batch_size or 1,
+            sampler=DefaultSampler(subset, shuffle=False),
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            worker_init_fn=loader.worker_init_fn,
+        )
+        evaluator = runner.val_loop.evaluator
+        # the training shall draw the random numbers that it would draw without this
+        with torch.random.fork_rng(), _only_these_images(evaluator.metrics, loader.dataset, count):
+            for batch in images:
+                predictions = model.frozen_teacher.predict(batch, model.data_preprocessor)
+                evaluator.process(data_samples=predictions, data_batch=batch)
+            return evaluator.evaluate(count), count
+
+    def _judge(self, metrics: dict[str, float], count: int, total: int) -> None:
+        which = f'the first {count} of {total}' if count < total else f'all {total}'
+        if not metrics and self.expected:
+            # what mmdet's evaluator gives when there is not a single box
+            raise WrongTeacherError(
+                f'the teacher finds nothing on {which} validation images, expected {self.expected}. '
+                + _ADVICE
+            )
+        unknown = sorted(set(self.expected) - set(metrics))
+        if unknown:
+            raise WrongTeacherError(
+                f'TeacherSanityHook: expected has {unknown}, the evaluator gives {sorted(metrics)}'
+            )
+        values = {
+            name: f'{float(value):.4g}'
+            for name, value in metrics.items()
+            if isinstance(value, (int, float)) or getattr(value, 'ndim', 1) == 0
+        }
+        for name, expected in self.expected.items():
+            values[name] += f' (expected {expected:g})'
+        text = ', '.join(f'{name} {value}' for name, value in values.items())
+        print_log(f'The teacher on {which} validation images: {text}', 'current')
+        # NaN is not good enough either
+        low = [k for k, v in self.expected.items() if not float(metrics[k]) >= self.fraction * v]
+        if low:
+            raise WrongTeacherError(
+                f'the teacher on {which} validation images: '
+                + ', '.join(f'{name} {values[name]}' for name in low)
+                + f', which is below {self.fraction:g} of the expected. '
+                + _ADVICE
+            )
+
+
+class _only_these_images:  # noqa: N801 (a context manager)
+    """Let COCO's metrics count the first images only, not those that were not evaluated as missed."""
+
+    def __init__(self, metrics: list, dataset: torch.utils.data.Dataset, count: int) -> None:
+        self.metrics = [metric for metric in metrics if hasattr(metric, 'img_ids')]
+        self.dataset = dataset
+        self.count = count
+
+    def __enter__(self) -> None:
+        self.before = [metric.img_ids for metric in self.metrics]
+        for metric in self.metrics:
+            metric.img_ids = [self.dataset.get_data_info(i)['img_id'] for i in range(self.count)]
+
+    def __exit__(self, *_: object) -> None:
+        for metric, ids in zip(self.metrics, self.before):
+            metric.img_ids = ids

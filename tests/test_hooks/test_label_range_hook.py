@@ -1,0 +1,99 @@
+"""A training stops on a label that is none of the model's classes."""
+
+import pytest
+import torch
+from helpers import distill, retinanet, run, samples
+from mmengine.registry import DATASETS
+from mmengine.structures import InstanceData
+
+
+@DATASETS.register_module(force=True)
+class Labelled(torch.utils.data.Dataset):
+    """Images whose labels are those of a segmentor of five classes, but for one image's corner."""
+
+    metainfo = dict(classes=tuple('abcde'), palette=None)
+
+    def __init__(self, label, index=2):
+        self.label, self.index = label, index
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        (sample,) = samples(1, seed=index)
+        if index == self.index:
+            sample.set_metainfo(dict(img_path=f'images/{index}.png'))
+            sample.gt_sem_seg.data[0, 3, 4] = self.label
+        return dict(inputs=torch.zeros(3, 32, 32, dtype=torch.uint8), data_samples=sample)
+
+
+def train(tmp_path, label, model=None):
+    loader = dict(
+        batch_size=2,
+        num_workers=0,
+        sampler=dict(type='InfiniteSampler', shuffle=False),
+        dataset=dict(type='Labelled', label=label),
+    )
+    hooks = [dict(type='LabelRangeHook')]
+    return run(model or distill(), tmp_path, hooks=hooks, loader=loader)
+
+
+@pytest.mark.parametrize(
+    'label',
+    [
+        pytest.param(5, id='label one too high'),
+        pytest.param(-1, id='negative label'),
+        pytest.param(254, id='another ignored label'),
+    ],
+)
+def test_label_of_no_class(tmp_path, label):
+    with pytest.raises(ValueError) as error:
+        train(tmp_path, label)
+    message = str(error.value)
+    assert message.startswith(f'iteration 2: labels [{label}] in images/2.png, but the model has 5')
+    assert 'classes, 0 to 4 (ignored: [255])' in message
+    assert 'reduce_zero_label' in message
+
+
+@pytest.mark.parametrize('label', [0, 4, 255])
+def test_label_that_may_be(tmp_path, label):
+    assert train(tmp_path, label).iter == 4
+
+
+def test_students_classes_count(tmp_path):
+    from helpers import pspnet
+
+    algorithm = distill(teacher=pspnet(8, 16, classes=9))
+    with pytest.raises(ValueError, match=r'labels \[7\] .*the model has 5 classes'):
+        train(tmp_path, 7, algorithm)
+
+
+def test_labels_of_boxes(mmdet):
+    from helpers import build
+    from mmdet.structures import DetDataSample
+
+    from rawkd_mm.hooks import LabelRangeHook
+
+    class Runner:
+        model, iter = build(retinanet()), 6
+
+    hook = LabelRangeHook()
+    hook.before_train(Runner)
+    sample = DetDataSample(metainfo=dict(img_path='7.jpg'))
+    for label in (0, 4):
+        sample.gt_instances = InstanceData(labels=torch.tensor([label]))
+        hook.before_train_iter(Runner, 0, dict(data_samples=[sample]))
+    sample.gt_instances = InstanceData(labels=torch.tensor([1, 5]))
+    with pytest.raises(ValueError, match=r'iteration 7: labels \[5\] in 7.jpg, .*5 classes'):
+        hook.before_train_iter(Runner, 0, dict(data_samples=[sample]))
+
+
+def test_model_without_classes_is_left_alone():
+    from rawkd_mm.hooks import LabelRangeHook
+
+    class Runner:
+        model, iter = torch.nn.Conv2d(1, 1, 1), 0
+
+    hook = LabelRangeHook()
+    hook.before_train(Runner)
+    hook.before_train_iter(Runner, 0, dict(data_samples=samples(classes=100)))
