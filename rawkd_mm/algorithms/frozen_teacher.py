@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from ..compat import channel_swap_and_padding, is_autocast_enabled
+from ..compat import autocast_dtype, channel_swap_and_padding, is_autocast_enabled
 from ..distillers import FeatureRecorder, run_for_features
 from ..registry import MODELS
 from ..utils.checkpoint import CheckpointError
@@ -212,8 +212,9 @@ def _keep_operators(model: nn.Module) -> set[nn.Module]:
 
 
 def _run_operator(forward: Callable, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    device_type = next(x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)).device.type
-    without = torch.get_autocast_dtype(device_type) == torch.bfloat16
+    leaves, _ = tree_flatten((args, kwargs))
+    device_type = next(x for x in leaves if isinstance(x, Tensor)).device.type
+    without = autocast_dtype(device_type) == torch.bfloat16
 
     def convert(value: Tensor) -> Tensor:
         return (value.float() if value.dtype == torch.bfloat16 else value).contiguous()

@@ -237,6 +237,8 @@ def test_recorders_of_mmrazor():
 @pytest.mark.parametrize('kind', ['DCN', 'DCNv2'])
 def test_operators_of_mmcv(mmdet, kind, precision, channels_last, amp):
     """The deformable convolutions of the zoo's Cascade Mask R-CNN know no bfloat16 and one layout."""
+    if precision == 'fp16' and torch.__version__.startswith('2.1.'):
+        pytest.skip('torch 2.1 has no float16 autocast on the CPU')
     teacher = retinanet()
     teacher['backbone'].update(
         depth=50,
