@@ -26,6 +26,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 __all__ = [
     'TESTED_VERSIONS',
+    'autocast_dtype',
     'channel_swap_and_padding',
     'find_is_compiling',
     'has_mmcv_ops',
@@ -192,6 +193,25 @@ def is_autocast_enabled(device_type: str) -> bool:
         return (
             torch.is_autocast_cpu_enabled() if device_type == 'cpu' else torch.is_autocast_enabled()
         )
+
+
+def autocast_dtype(device_type: str):
+    """Give the type that mixed precision on a type of device has, whether it is on or not.
+
+    Args:
+        device_type (str): 'cpu' or 'cuda'.
+
+    Returns:
+        torch.dtype: The low precision.
+    """
+    import torch
+
+    if hasattr(torch, 'get_autocast_dtype'):
+        return torch.get_autocast_dtype(device_type)
+    # torch before 2.4 has a function for each
+    return (
+        torch.get_autocast_cpu_dtype() if device_type == 'cpu' else torch.get_autocast_gpu_dtype()
+    )
 
 
 def keep_from_skipping(loop) -> None:

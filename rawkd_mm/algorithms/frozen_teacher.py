@@ -1,9 +1,10 @@
 """The teacher of a distillation: its weights, its inputs, and how far it runs."""
 
 import copy
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from ..compat import channel_swap_and_padding, is_autocast_enabled
+from ..compat import autocast_dtype, channel_swap_and_padding, is_autocast_enabled
 from ..distillers import FeatureRecorder, run_for_features
 from ..registry import MODELS
 from ..utils.checkpoint import CheckpointError
@@ -196,6 +197,33 @@ _LOW_PRECISION_FORWARDS = tuple(
 )
 
 
+def _keep_operators(model: nn.Module) -> set[nn.Module]:
+    """Let MMCV's own operators run whatever the layout and the precision around them are.
+
+    They take contiguous maps only, and no bfloat16: under its autocast they run in float32.
+
+    Returns:
+        set[nn.Module]: They and all below them.
+    """
+    found = [m for m in model.modules() if type(m).__module__.startswith('mmcv.ops')]
+    for module in found:
+        module.forward = functools.partial(_run_operator, type(module).forward, module)
+    return {below for module in found for below in module.modules()}
+
+
+def _run_operator(forward: Callable, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    leaves, _ = tree_flatten((args, kwargs))
+    device_type = next(x for x in leaves if isinstance(x, Tensor)).device.type
+    without = autocast_dtype(device_type) == torch.bfloat16
+
+    def convert(value: Tensor) -> Tensor:
+        return (value.float() if value.dtype == torch.bfloat16 else value).contiguous()
+
+    args, kwargs = tree_map_only(Tensor, convert, (args, kwargs))
+    with torch.autocast(device_type, enabled=False) if without else nullcontext():
+        return forward(module, *args, **kwargs)
+
+
 class FrozenTeacher:
     """A model that gives features and never changes.
 
@@ -250,16 +278,19 @@ class FrozenTeacher:
                 f'computes in, got {precision!r}'
             )
         self._precision, self._channels_last = precision, channels_last
+        kept = _keep_operators(self.model)
         if precision in ('bf16', 'fp16'):
             recorders = self._distiller.teacher_recorders.recorders.values()
             recorded = {r.source for r in recorders if isinstance(r, ParameterRecorder)}
             for name, module in self.model.named_modules():
-                if type(module).forward in _LOW_PRECISION_FORWARDS:
+                if type(module).forward in _LOW_PRECISION_FORWARDS and module not in kept:
                     for key, value in module.named_parameters(prefix=name, recurse=False):
                         if key not in recorded:
                             value.data = value.data.to(PRECISIONS[precision])
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
+            for module in kept:
+                module.to(memory_format=torch.contiguous_format)
 
     def _autocast(self, device_type: str) -> AbstractContextManager:
         if self._precision is None:

@@ -13,6 +13,7 @@ from helpers import (
     images,
     pair,
     pspnet,
+    retinanet,
     run,
     samples,
     total,
@@ -227,6 +228,37 @@ def test_recorders_of_mmrazor():
     assert len(maps) == 4
     assert all(x.dtype == torch.float32 and x.is_contiguous() for x in maps)
     assert algorithm(images(), samples(), mode='loss')['distill.loss_x'].isfinite()
+
+
+@pytest.mark.parametrize(
+    ('precision', 'channels_last', 'amp'),
+    [('bf16', False, True), ('bf16', True, False), ('fp16', True, False), (None, True, True)],
+)
+@pytest.mark.parametrize('kind', ['DCN', 'DCNv2'])
+def test_operators_of_mmcv(mmdet, kind, precision, channels_last, amp):
+    """The deformable convolutions of the zoo's Cascade Mask R-CNN know no bfloat16 and one layout."""
+    if precision == 'fp16' and torch.__version__.startswith('2.1.'):
+        pytest.skip('torch 2.1 has no float16 autocast on the CPU')
+    teacher = retinanet()
+    teacher['backbone'].update(
+        depth=50,
+        dcn=dict(type=kind, deform_groups=1, fallback_on_stride=False),
+        stage_with_dcn=(False, True, False, False),
+    )
+    teacher['neck']['in_channels'] = [32, 64, 128, 256]
+    model = teacher_of(teacher)
+    paths = [pair('neck.fpn_convs.0.conv')]
+    plain = distill(*paths, student=retinanet(), teacher=copy.deepcopy(model))
+    fast = distill(
+        *paths,
+        student=retinanet(),
+        teacher=model,
+        teacher_precision=precision,
+        teacher_channels_last=channels_last,
+    )
+    (expected,), (found,) = features(plain, images(size=64)), features(fast, images(size=64), amp)
+    error = (found.float() - expected).norm() / expected.norm()
+    assert 1e-4 < error < BOUNDS['bf16']
 
 
 def test_replacing_a_record_does_not_hide_that_it_was_overwritten():

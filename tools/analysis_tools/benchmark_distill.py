@@ -79,6 +79,12 @@ def make_arguments():
     parser.add_argument(
         '--random-teacher', action='store_true', help='do not look for the checkpoint'
     )
+    parser.add_argument(
+        '--cpu-time',
+        action='store_true',
+        help='without a GPU, on a machine that others use: count the seconds that the process '
+        'computes, not those that it waits; best with OMP_NUM_THREADS=1, as threads wait busily',
+    )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write all numbers there')
     parser.add_argument('--memory-of', metavar='NAME', help='for the tool itself: one variant')
     add_cfg_options(parser)
@@ -105,6 +111,8 @@ def main():
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     if device.startswith('cuda') and not torch.cuda.is_available():
         sys.exit(f'--device {device}: PyTorch {torch.__version__} finds no GPU')
+    if args.cpu_time and device.startswith('cuda'):
+        sys.exit('--cpu-time counts what a CPU computes: add --device cpu, or leave it out')
     try:
         benchmark = Benchmark(args, torch.device(device))
         if args.memory_of:
@@ -186,7 +194,8 @@ class Benchmark:
     def build_variant(self, name: str) -> 'Variant':
         model = self.build(name)
         data = model.data_preprocessor(make_batch(self.cfg, self.batch, self.size), training=True)
-        return Variant(name, model, self.cfg.optim_wrapper, data, self.device)
+        clock = time.process_time if self.args.cpu_time else time.perf_counter
+        return Variant(name, model, self.cfg.optim_wrapper, data, self.device, clock)
 
     def measure_memory(self, name: str) -> dict:
         """Give the peak in MB of this process, or of its CUDA allocator."""
@@ -274,6 +283,7 @@ class Benchmark:
                 ['python', 'tools/analysis_tools/benchmark_distill.py', *sys.argv[1:]]
             ),
             device=device_name(self.device),
+            clock='cpu' if self.args.cpu_time else 'wall',
             threads=None if self.device.type == 'cuda' else threads(),
             versions={k: ' '.join(v) for k, v in installed_versions().items() if v},
             python=platform.python_version(),
@@ -292,10 +302,11 @@ class Benchmark:
 class Variant:
     """A model that makes training steps, always with the same weights and images."""
 
-    def __init__(self, name, model, optim_wrapper, data, device) -> None:
+    def __init__(self, name, model, optim_wrapper, data, device, clock) -> None:
         from mmengine.optim import build_optim_wrapper
 
-        self.name, self.model, self.data, self.device = name, model, data, device
+        self.name, self.model, self.data = name, model, data
+        self.device, self.clock = device, clock
         self.seconds, self.teacher_seconds = [], []
         self.optim_wrapper = build_optim_wrapper(model, copy.deepcopy(optim_wrapper))
         # all the arithmetic of the optimizer, and no change
@@ -327,10 +338,10 @@ class Variant:
 
         synchronize = torch.cuda.synchronize if self.device.type == 'cuda' else lambda: None
         synchronize()
-        start = time.perf_counter()
+        start = self.clock()
         function()
         synchronize()
-        return time.perf_counter() - start
+        return self.clock() - start
 
     def losses_without_dropout(self) -> dict:
         """Give the losses by name. MMRazor's teacher drops out at random, ours does not."""
@@ -609,7 +620,11 @@ def table(result: dict) -> str:
             number(row['hours'], 1),
         ]
         lines.append('| ' + ' | '.join(cells) + ' |')
-    lines += ['', f'Median of {result["iters"]} rounds; +- half the range of their middle half.']
+    clock = 'seconds of computing' if result['clock'] == 'cpu' else 'seconds'
+    lines += [
+        '',
+        f'Median of {result["iters"]} rounds, in {clock}; +- half the range of their middle half.',
+    ]
     if result['floor_seconds'] is not None:
         lines.append(
             f"Floor: {result['floor_seconds']:.3f} s, the student's step and the fastest of the "
