@@ -9,6 +9,7 @@ work dir as well, for mmseg's or mmdet's own tools.
 import json
 import os.path as osp
 import sys
+from pathlib import Path
 
 from _common import add_run_options, make_parser, parse_args
 
@@ -67,6 +68,8 @@ def set_out(cfg, out: str) -> None:
         for evaluator in evaluators:
             evaluator['output_dir'] = out
             evaluator['keep_results'] = True
+        # mmseg's metric makes the folder in the first process only; another may write into it before.
+        Path(out).mkdir(parents=True, exist_ok=True)
     else:
         raise UsageError(f"--out: default_scope is {scope!r}, expected 'mmseg' or 'mmdet'")
     cfg.test_evaluator = evaluators
