@@ -257,7 +257,9 @@ class FrozenTeacher:
         self._stopping = False
         self._hook()
 
-    def set_speed(self, precision: str | None, channels_last: bool) -> None:
+    def set_speed(
+        self, precision: str | None, channels_last: bool, graphs: bool | dict = False
+    ) -> None:
         """Decide what the teacher computes in; to be called once its weights are loaded.
 
         In low precision it runs under autocast, so that each operation has the type that PyTorch
@@ -268,9 +270,12 @@ class FrozenTeacher:
             precision (str | None): A key of ``PRECISIONS``; None for what the student computes in.
             channels_last (bool): Whether the channels of maps and weights are their last dimension
                 in memory.
+            graphs (bool | dict): Whether ``torch.compile`` makes graphs of the modules that run; a
+                dict holds its arguments.
 
         Raises:
-            ValueError: If there is no such precision.
+            ValueError: If there is no such precision; if a graph would hide what is recorded.
+            TypeError: If ``graphs`` is none of these.
         """
         if precision is not None and precision not in PRECISIONS:
             raise ValueError(
@@ -291,6 +296,52 @@ class FrozenTeacher:
             self.model.to(memory_format=torch.channels_last)
             for module in kept:
                 module.to(memory_format=torch.contiguous_format)
+        if not isinstance(graphs, (bool, dict)):
+            raise TypeError(
+                'teacher_compile must be True, False or a dict of arguments of torch.compile, such '
+                f"as dict(mode='max-autotune'), got {graphs!r}"
+            )
+        if graphs is not False:
+            self._compile(**({} if graphs is True else graphs))
+
+    def _compile(self, **kwargs: Any) -> None:
+        """Compile the largest modules that no feature is taken from within.
+
+        Features are recorded by hooks, and these stay outside of the graphs. Each size of images has
+        graphs of its own unless ``dynamic`` is given: to make those of a Swin for all sizes takes
+        PyTorch 2.10 longer than anyone waits.
+        """
+        kwargs.setdefault('dynamic', False)
+        if not self.stops_early:
+            raise ValueError(
+                'teacher_compile needs recorders of the outputs or inputs of modules: what methods '
+                'and functions return cannot be recorded from within a graph. Record modules, or '
+                'set teacher_compile=False.'
+            )
+        sources = {recorder.source for recorder in self._recorders()}
+
+        def walk(module: nn.Module, name: str) -> None:
+            has_forward = type(module).forward is not nn.Module.forward
+            if has_forward and not any(source.startswith(f'{name}.') for source in sources):
+                # not module.compile(), which would take the hooks of the module into the graph
+                module.forward = self._choose(
+                    module.forward, torch.compile(module.forward, **kwargs)
+                )
+                return
+            for key, child in module.named_children():
+                walk(child, f'{name}.{key}')
+
+        for name, child in self.model.named_children():
+            if child is not self.model.data_preprocessor:
+                walk(child, name)
+
+    def _choose(self, plain: Callable, compiled: Callable) -> Callable:
+        """Use graphs for features alone: the images to predict have any size."""
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return (compiled if self._stopping else plain)(*args, **kwargs)
+
+        return forward
 
     def _autocast(self, device_type: str) -> AbstractContextManager:
         if self._precision is None:

@@ -63,6 +63,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             wrapper turns it on, else float32. Defaults to None.
         teacher_channels_last (bool): Let the teacher compute with the channels as the last dimension
             in memory, which is faster in low precision. Defaults to False.
+        teacher_compile (bool | dict): Let ``torch.compile`` make graphs of the teacher, as large as
+            the recorded modules allow; a dict holds its arguments. The first iteration takes a minute
+            or so longer, and so does the first of each further size of images, of which there may be
+            few: after eight the teacher runs without graphs. ``dict(dynamic=True)`` makes graphs for
+            all sizes, of convolutional networks. Defaults to False.
         teacher_trainable (bool): Must be False. Defaults to False.
         teacher_norm_eval (bool): Must be True. Defaults to True.
         **kwargs: The other arguments of ``SingleTeacherDistill``: student_trainable,
@@ -72,7 +77,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     Raises:
         ValueError: If there are no weights for the teacher or they do not fit, if its images cannot
             be computed from the student's, or if it should be trained; if the student cannot
-            inherit what it should; if the precision is unknown; if there is no such distiller.
+            inherit what it should; if the precision is unknown or the teacher cannot be compiled;
+            if there is no such distiller.
+        TypeError: If ``init_student`` or ``teacher_compile`` is of another type.
 
     Warns:
         In the log, if the two models have another number of classes.
@@ -88,6 +95,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         init_student: Sequence[str] | None = None,
         teacher_precision: str | None = None,
         teacher_channels_last: bool = False,
+        teacher_compile: bool | dict = False,
         teacher_trainable: bool = False,
         teacher_norm_eval: bool = True,
         **kwargs: Any,
@@ -134,7 +142,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         # the student gets them as they were loaded, whatever the teacher's precision is
         weights = self.teacher.state_dict()
         self._inherited = {name: weights[name].clone() for name in inherited}
-        self._frozen_teacher.set_speed(teacher_precision, teacher_channels_last)
+        self._frozen_teacher.set_speed(teacher_precision, teacher_channels_last, teacher_compile)
         self.distiller.student_trainable = self.student_trainable
         self._register_state_dict_hook(_to_student_names)
 

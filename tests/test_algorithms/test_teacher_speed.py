@@ -21,6 +21,7 @@ from helpers import (
     upernet_swin,
 )
 from torch import nn
+from torch._dynamo.utils import counters
 
 from rawkd_mm.distillers import FeatureRecorder
 
@@ -270,6 +271,80 @@ def test_replacing_a_record_does_not_hide_that_it_was_overwritten():
     recorder.replace(torch.Tensor.double)
     with pytest.raises(RuntimeError, match='overwritten in place'):
         recorder.get_record_data()
+
+
+def graphs():
+    """How many graphs were made since the last call."""
+    count = counters['stats']['unique_graphs']
+    counters.clear()
+    return count
+
+
+DYNAMO = dict(backend='eager')  # graphs without a compiler, which takes long
+
+
+@pytest.mark.parametrize(
+    ('config', 'path', 'compile_'),
+    [
+        (pspnet(8, 16), BOTTLENECK, True),
+        (pspnet(8, 16), BOTTLENECK, DYNAMO),
+        (pspnet(8, 16), 'backbone.layer2:input', DYNAMO),
+        (upernet_swin(16, 12), FPN, DYNAMO),
+    ],
+    ids=['inductor', 'psp', 'within the backbone', 'swin'],
+)
+def test_compiled_features_are_the_same(config, path, compile_):
+    teacher = teacher_of(config)
+    student = upernet_swin() if path == FPN else pspnet()
+    if path == 'backbone.layer2:input':
+        student['backbone']['base_channels'] = config['backbone']['base_channels']
+    plain = distill(pair(path), student=student, teacher=copy.deepcopy(teacher))
+    fast = distill(pair(path), student=student, teacher=teacher, teacher_compile=compile_)
+    assert bitwise_equal(plain.state_dict(), fast.state_dict())
+    assert list(fast.teacher.state_dict()) == list(plain.teacher.state_dict())
+    graphs()
+    made = []
+    for size in (32, 32, 64):
+        (expected,), (feature,) = (features(x, images(size=size)) for x in (plain, fast))
+        torch.testing.assert_close(feature, expected, rtol=1e-4, atol=1e-4)
+        made.append(graphs())
+    assert made[0] > 0 and made[1] == 0
+    # images to predict have any size, and come once
+    data = dict(inputs=list(images(size=40)), data_samples=samples())
+    fast.frozen_teacher.predict(data, fast.data_preprocessor)
+    assert graphs() == 0
+
+
+def test_training_with_a_compiled_teacher():
+    teacher = teacher_of(pspnet(8, 16))
+    found = []
+    for kwargs in ({}, dict(teacher_compile=DYNAMO)):
+        algorithm = distill(teacher=copy.deepcopy(teacher), **kwargs).train()
+        for twin in (algorithm, copy.deepcopy(algorithm)):
+            torch.manual_seed(0)
+            losses = twin(images(), samples(), mode='loss')
+            total(losses).backward()
+            found.append((losses, twin.student.backbone.layer1[0].conv1.weight.grad))
+    expected, gradient = found[0]
+    for losses, grad in found[1:]:
+        assert set(losses) == set(expected)
+        for name in expected:
+            torch.testing.assert_close(losses[name], expected[name])
+        torch.testing.assert_close(grad, gradient)
+
+
+def test_compiled_teacher_records_modules_only():
+    method = dict(x=dict(type='MethodOutputs', source='mmseg.models.PSPHead.cls_seg'))
+    with pytest.raises(ValueError, match='teacher_compile needs recorders of the outputs'):
+        distill(
+            teacher_compile=True,
+            distiller=feature_distiller(student_recorders=method, teacher_recorders=method),
+        )
+
+
+def test_arguments_of_compile():
+    with pytest.raises(TypeError, match=r"teacher_compile must be .*got 'max-autotune'"):
+        distill(teacher_compile='max-autotune')
 
 
 def test_unknown_precision():

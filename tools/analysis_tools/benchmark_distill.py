@@ -8,9 +8,9 @@ the precision explains, the tool stops. Memory is measured in a fresh process fo
 peak of the CUDA allocator, or without a GPU that of the process.
 
 Variants are `student` (alone), `mmrazor`, `configured` (CONFIG as it is) and CONFIG with other settings
-of the teacher, joined by +: fp32, bf16, fp16, channels_last, and in_place (activations overwrite their
-inputs, in both models). No data set and no weights are needed: without the teacher's checkpoint at
-hand its weights are random, which takes the same time.
+of the teacher, joined by +: fp32, bf16, fp16, channels_last, compile (torch.compile), and in_place
+(activations overwrite their inputs, in both models). No data set and no weights are needed: without the
+teacher's checkpoint at hand its weights are random, which takes the same time.
 """
 
 import copy
@@ -37,12 +37,16 @@ SETTINGS = {
     'bf16': dict(teacher_precision='bf16'),
     'fp16': dict(teacher_precision='fp16'),
     'channels_last': dict(teacher_channels_last=True),
+    'compile': dict(teacher_compile=True),
     'in_place': dict(module_inplace=True, teacher_module_inplace=True),
 }
 BASELINES = ('student', 'mmrazor', 'configured')
+_SETTINGS = (
+    'channels_last', 'channels_last+compile', 'bf16', 'bf16+channels_last', 'bf16+channels_last+compile'
+)  # fmt: skip
 VARIANTS = {
-    'cpu': (*BASELINES, 'fp32+channels_last', 'bf16', 'bf16+channels_last'),
-    'cuda': (*BASELINES, 'fp32+channels_last', 'bf16', 'bf16+channels_last', 'fp16+channels_last'),
+    'cpu': (*BASELINES, *_SETTINGS),
+    'cuda': (*BASELINES, *_SETTINGS, 'fp16+channels_last'),
 }
 # By how much a loss may differ, relative to the larger of it and 0.1.
 TOLERANCES = {'fp32': 1e-3, 'fp16': 1e-2, 'bf16': 5e-2}
@@ -177,7 +181,9 @@ class Benchmark:
             for setting in name.split('+'):
                 config.update(SETTINGS[setting])
         if name in ('student', 'mmrazor'):
-            config.update(teacher_precision=None, teacher_channels_last=False)
+            config.update(
+                teacher_precision=None, teacher_channels_last=False, teacher_compile=False
+            )
         model = MODELS.build(config)
         if name == 'student':
             student = build_model(config.architecture)
