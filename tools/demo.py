@@ -25,6 +25,7 @@ from concurrent.futures import FIRST_EXCEPTION, wait
 from pathlib import Path
 from typing import NamedTuple
 
+import _common  # noqa: F401 (a checkout's tools belong to the checkout's package)
 from _trainings import Training, TrainingError, Trainings, curve, make_progress, read_scalars
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -293,7 +293,7 @@ def trial_size(cfg) -> tuple[int, int]:
 def choose_pairs(args, student, teacher, shape) -> tuple[list, list[str]]:
     """Give the pairs of features, and notes on what was left."""
     from rawkd_mm.distillers import find_features, match_features, measure_feature
-    from rawkd_mm.utils import UsageError, number_of_classes
+    from rawkd_mm.utils import UsageError, main_head_classes
 
     if args.features != ['auto']:
         pairs = [
@@ -306,7 +306,7 @@ def choose_pairs(args, student, teacher, shape) -> tuple[list, list[str]]:
         for model, role in ((student, 'student'), (teacher, 'teacher'))
     ]
     if args.method == 'cwd' and hasattr(student, 'decode_head'):
-        numbers = number_of_classes(student), number_of_classes(teacher)
+        numbers = main_head_classes(student), main_head_classes(teacher)
         if numbers[0] != numbers[1]:
             raise UsageError(
                 f'--method cwd compares the scores of the classes, and the student has {numbers[0]}, '
@@ -576,11 +576,11 @@ def short(number: int | None) -> str:
 def find_warnings(args, cfgs, algorithm, pairs, counts) -> list[str]:
     """Say what may be wrong with a pair of models."""
     from rawkd_mm.algorithms.frozen_teacher import make_renormalize
-    from rawkd_mm.utils import number_of_classes
+    from rawkd_mm.utils import main_head_classes
 
     student, teacher = algorithm.student, algorithm.teacher
     result = []
-    numbers = number_of_classes(student), number_of_classes(teacher)
+    numbers = main_head_classes(student), main_head_classes(teacher)
     names = class_names(cfgs[0]), class_names(cfgs[1])
     if numbers[0] != numbers[1]:
         result.append(

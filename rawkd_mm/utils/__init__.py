@@ -17,7 +17,7 @@ from .config import (
     use_resumable_checkpoints,
 )
 from .runner import AverageLossesHook, build_runner, leave_processes, replace_sync_batchnorm
-from .trial import TrialError, made_up_batch, number_of_classes, run_one_iteration
+from .trial import TrialError, made_up_batch, main_head_classes, run_one_iteration
 
 __all__ = [
     'AverageLossesHook',
@@ -33,8 +33,8 @@ __all__ = [
     'load_all_weights',
     'load_config',
     'made_up_batch',
+    'main_head_classes',
     'make_paths_relative',
-    'number_of_classes',
     'replace_sync_batchnorm',
     'resolve_model',
     'run_one_iteration',

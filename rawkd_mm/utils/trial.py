@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from .runner import replace_sync_batchnorm
 
-__all__ = ['TrialError', 'made_up_batch', 'number_of_classes', 'run_one_iteration']
+__all__ = ['TrialError', 'made_up_batch', 'main_head_classes', 'run_one_iteration']
 
 
 class TrialError(RuntimeError):
     """One iteration of the training failed; the message says at what."""
 
 
-def number_of_classes(model: BaseModel) -> int | None:
-    """Read the number of classes from a segmentor's or a detector's head.
+def main_head_classes(model: BaseModel) -> int | None:
+    """Read the number of classes of a segmentor's or a detector's main head.
 
     Args:
         model (BaseModel): The model.
@@ -60,7 +60,7 @@ def made_up_batch(
     generator = torch.Generator().manual_seed(0)
     channels = len(getattr(model.data_preprocessor, 'mean', ())) or 3
     inputs = torch.randn(images, channels, *size, generator=generator).to(device)
-    classes = max(number_of_classes(model) or 1, 1)
+    classes = max(main_head_classes(model) or 1, 1)
     if hasattr(model, 'decode_head'):
         make = _segmentation_sample
     else:
