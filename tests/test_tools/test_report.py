@@ -1,6 +1,7 @@
 """The report of a training, also in a browser."""
 
 import importlib.util
+import json
 import re
 import shutil
 import sys
@@ -271,6 +272,21 @@ def test_epochs_become_iterations(project):
     assert list(work_dir.curve('mIoU').values()) == logged
     assert work_dir.progress(Config.fromfile(work_dir.config_file)) == (3, 3, 'epoch')
     assert work_dir.find_checkpoint().name == 'epoch_3.pth'
+
+
+def test_validations_that_are_logged_by_an_epoch_that_never_ends(folder, tmp_path):
+    """LoggerHook's default is to log the epoch, and loops of iterations stay in epoch 0."""
+    run = tmp_path / 'run'
+    shutil.copytree(folder / 'runs/one', run, ignore=shutil.ignore_patterns('*.pth'))
+    expected = load('_work_dir').WorkDir.find(run).curve('mIoU')
+    assert list(expected) == [4]
+    (log,) = run.glob('*/vis_data/scalars.json')
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    for entry in entries:
+        if 'mIoU' in entry:
+            entry['step'] = 0
+    log.write_text('\n'.join(map(json.dumps, entries)))
+    assert load('_work_dir').WorkDir.find(run).curve('mIoU') == expected
 
 
 def test_angles_against_numpy():

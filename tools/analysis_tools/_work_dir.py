@@ -98,12 +98,16 @@ class WorkDir:
 
     @cached_property
     def _curves(self) -> dict[str, dict[int, float]]:
-        result = {}
+        result, last = {}, 0
         for entry in read_scalars(self.folder):
             step = entry.get('step')
             is_validation = 'loss' not in entry and not any(k.startswith(GEOMETRY) for k in entry)
-            if is_validation and self.per_epoch:
+            if not is_validation:
+                last = step
+            elif self.per_epoch:
                 step *= self.per_epoch  # MMEngine logs the epoch
+            else:
+                step = step or last  # the epoch, too, unless log_metric_by_epoch=False: always 0
             for name, value in entry.items():
                 if isinstance(value, (int, float)):
                     result.setdefault(name, {})[step] = value
