@@ -129,8 +129,8 @@ def _point(values: list[float]) -> Point:
     return Point(statistics.mean(values), std, len(values))
 
 
-def draw(panels: dict[str, Panel], titles: list[str]):
-    """Draw panels side by side; gives the figure."""
+def draw(panels: dict[str, Panel], titles: list[str], ylim: tuple | None = None):
+    """Draw panels side by side, of the metric's values from and to ``ylim``; gives the figure."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(
@@ -157,6 +157,7 @@ def draw(panels: dict[str, Panel], titles: list[str]):
         axis.set_xscale('log')
         axis.set_xticks(weights, [f'{weight:g}' for weight in weights])
         axis.minorticks_off()
+        axis.set_ylim(ylim)
         axis.set_xlabel('weight w of the loss (log scale)')
         axis.set_ylabel(f'{panel.metric} on val (%)' if panel.metric == 'mIoU' else panel.metric)
         counts = [p.seeds for points in panel.methods.values() for p in points.values()]
@@ -168,11 +169,21 @@ def draw(panels: dict[str, Panel], titles: list[str]):
 
 
 def main() -> None:
-    args = make_parser(__doc__, 'results.csv of a weight sweep', 'CSV').parse_args()
+    parser = make_parser(__doc__, 'results.csv of a weight sweep', 'CSV')
+    parser.add_argument(
+        '--ylim',
+        type=float,
+        nargs=2,
+        metavar=('LOW', 'HIGH'),
+        help='cut the axis of the metric, where one line hides what the others do',
+    )
+    args = parser.parse_args()
+    if args.ylim and not args.ylim[0] < args.ylim[1]:
+        parser.error(f'--ylim LOW HIGH: LOW must be below HIGH, got {args.ylim}')
     try:
         panels = make_panels(read_rows(args.sources))
         titles = choose_titles(args.titles, list(panels))
-        save(draw(panels, titles), args.out)
+        save(draw(panels, titles, args.ylim), args.out)
     except FigureError as error:
         sys.exit(f'plot_weight_sweep.py: error: {error}')
 

@@ -64,6 +64,17 @@ def test_what_is_drawn_are_these_curves(tool, tmp_path):
     assert first.get_ylabel() == 'mIoU on val (%)'
 
 
+def test_the_axis_may_be_cut(tool, tmp_path, monkeypatch, capsys):
+    panels = tool.make_panels(tool.read_rows([write(tmp_path / 'a.csv', ROWS)]))
+    assert tool.draw(panels, ['a', 'b'], (60, 70)).axes[0].get_ylim() == (60, 70)
+    assert tool.draw(panels, ['a', 'b']).axes[0].get_ylim()[0] < 50
+    args = [str(tmp_path / 'a.csv'), '-o', str(tmp_path / 'fig'), '--ylim', '70', '60']
+    monkeypatch.setattr('sys.argv', ['plot_weight_sweep.py', *args])
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert 'LOW must be below HIGH, got [70.0, 60.0]' in capsys.readouterr().err
+
+
 def test_figure_of_a_real_sweep(sweep, tmp_path):
     assert sweep('sweep.py', '--method', 'student', '--seeds', 0, 1, '--jobs', 2)[0] == 0
     source = sweep.folder / 'work_dirs/weight_sweep/sweep/results.csv'
