@@ -29,6 +29,7 @@ FPN = 'decode_head.fpn_bottleneck'
 # unit in the last place, and what some twenty layers make of it
 BOUNDS = {'fp32': 1e-5, 'fp16': 5e-3, 'bf16': 4e-2}
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
+DYNAMO = dict(backend='eager')  # graphs without a compiler, which takes long
 SETTINGS = [('bf16', False), ('bf16', True), ('fp16', False), ('fp32', True), (None, True)]
 
 
@@ -232,11 +233,17 @@ def test_recorders_of_mmrazor():
 
 
 @pytest.mark.parametrize(
-    ('precision', 'channels_last', 'amp'),
-    [('bf16', False, True), ('bf16', True, False), ('fp16', True, False), (None, True, True)],
+    ('precision', 'channels_last', 'amp', 'compile_'),
+    [
+        ('bf16', False, True, False),
+        ('bf16', True, False, False),
+        ('fp16', True, False, False),
+        (None, True, True, False),
+        ('bf16', True, False, DYNAMO),
+    ],
 )
 @pytest.mark.parametrize('kind', ['DCN', 'DCNv2'])
-def test_operators_of_mmcv(mmdet, kind, precision, channels_last, amp):
+def test_operators_of_mmcv(mmdet, kind, precision, channels_last, amp, compile_):
     """The deformable convolutions of the zoo's Cascade Mask R-CNN know no bfloat16 and one layout."""
     if precision == 'fp16' and torch.__version__.startswith('2.1.'):
         pytest.skip('torch 2.1 has no float16 autocast on the CPU')
@@ -256,6 +263,7 @@ def test_operators_of_mmcv(mmdet, kind, precision, channels_last, amp):
         teacher=model,
         teacher_precision=precision,
         teacher_channels_last=channels_last,
+        teacher_compile=compile_,
     )
     (expected,), (found,) = features(plain, images(size=64)), features(fast, images(size=64), amp)
     error = (found.float() - expected).norm() / expected.norm()
@@ -278,9 +286,6 @@ def graphs():
     count = counters['stats']['unique_graphs']
     counters.clear()
     return count
-
-
-DYNAMO = dict(backend='eager')  # graphs without a compiler, which takes long
 
 
 @pytest.mark.parametrize(
