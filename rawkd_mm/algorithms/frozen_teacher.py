@@ -282,6 +282,11 @@ class FrozenTeacher:
                 f'teacher_precision must be one of {list(PRECISIONS)}, or None for what the student '
                 f'computes in, got {precision!r}'
             )
+        if not isinstance(graphs, (bool, dict)):
+            raise TypeError(
+                'teacher_compile must be True, False or a dict of arguments of torch.compile, such '
+                f"as dict(mode='max-autotune'), got {graphs!r}"
+            )
         self._precision, self._channels_last = precision, channels_last
         kept = _keep_operators(self.model)
         if precision in ('bf16', 'fp16'):
@@ -296,11 +301,6 @@ class FrozenTeacher:
             self.model.to(memory_format=torch.channels_last)
             for module in kept:
                 module.to(memory_format=torch.contiguous_format)
-        if not isinstance(graphs, (bool, dict)):
-            raise TypeError(
-                'teacher_compile must be True, False or a dict of arguments of torch.compile, such '
-                f"as dict(mode='max-autotune'), got {graphs!r}"
-            )
         if graphs is not False:
             self._compile(**({} if graphs is True else graphs))
 

@@ -19,7 +19,7 @@ from statistics import mean
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _common import add_cfg_options
-from _trainings import make_progress, read_scalars
+from _trainings import curve, make_progress
 
 COLUMNS = (
     'method', 'weight', 'seed', 'iteration', 'task_gradient', 'distill_gradient', 'ratio', 'cosine',
@@ -88,8 +88,9 @@ def measure(training: Path, batches: int, cfg_options) -> dict:
         task, distill = gradients
         found.append((task.norm(), distill.norm(), torch.cosine_similarity(task, distill, dim=0)))
     task, distill, cosine = (mean(float(x) for x in values) for values in zip(*found))
-    logged = [entry for entry in read_scalars(training) if any('geometry/' in k for k in entry)][-1]
-    value = {k.rpartition('/')[2]: v for k, v in logged.items() if 'geometry/' in k}
+    coupling, cos_theta = (
+        list(curve(training, name).values())[-1] for name in ('/mn_over_N', '/cos_theta')
+    )
     return dict(
         method=about['method'],
         weight=about['weight'],
@@ -99,9 +100,9 @@ def measure(training: Path, batches: int, cfg_options) -> dict:
         distill_gradient=f'{distill:.4g}',
         ratio=f'{distill / task:.4g}',
         cosine=f'{cosine:.3f}',
-        coupling=f'{value["mn_over_N"]:.4g}',
-        cos_theta=f'{value["cos_theta"]:.4f}',
-        angular_weight=f'{2 * about["weight"] * value["mn_over_N"]:.4g}',
+        coupling=f'{coupling:.4g}',
+        cos_theta=f'{cos_theta:.4f}',
+        angular_weight=f'{2 * about["weight"] * coupling:.4g}',
     )
 
 
