@@ -2,9 +2,10 @@
 """Time and memory of the losses at the shapes of the zoo, with the connectors they train.
 
 Each method of Tables 8 and 9, the naive one, and LAD, CAD and naive written in plain PyTorch as one
-would, eager and compiled. Milliseconds are the median of --iters; peak MB is what the allocator holds
-at most beyond what was there before, GB/s the bytes that must be moved (both features read; in
-backward also the gradient written) over the time, copy that of a copy of as many bytes.
+would, each eager and compiled. Milliseconds are the median of --iters rounds of all; peak MB is what
+the allocator holds at most beyond what was there before, GB/s the bytes that must be moved (both
+features read; in backward also the gradient written) over the time, copy that of a copy of as many
+bytes.
 
     python benchmarks/losses.py benchmarks/results/losses.csv
 """
@@ -106,12 +107,15 @@ def make_methods(channels: int, device) -> dict:
 
     return {
         'LAD': of_loss('LADLoss'),
+        'LAD, compile=True': of_loss('LADLoss', compile=True),
         'LAD plain': of_function(plain_lad),
         'LAD plain, compiled': of_function(torch.compile(plain_lad)),
         'CAD': of_loss('CADLoss'),
+        'CAD, compile=True': of_loss('CADLoss', compile=True),
         'CAD plain': of_function(plain_cad),
         'CAD plain, compiled': of_function(torch.compile(plain_cad)),
         'Naive': of_loss('NaiveFeatureLoss'),
+        'Naive, compile=True': of_loss('NaiveFeatureLoss', compile=True),
         'Naive plain': of_function(plain_naive),
         'Naive plain, compiled': of_function(torch.compile(plain_naive)),
         'CWD': of_loss('ChannelWiseDivergence', tau=1.0, loss_weight=10.0),
@@ -175,28 +179,30 @@ def measure_shape(shape: str, device, iters: int):
     copies = [seconds(target.copy_, source)[0] for _ in range(iters + 2)][2:]
     copy_speed = 2 * 4 * numbers / statistics.median(copies) / 1e9
 
-    for name, make in make_methods(channels, device).items():
+    def make_step(make):
         levels = [make(i) for i in range(len(sizes))]
 
-        def forward(levels=levels):
+        def forward():
             return sum(f(s, t) for f, s, t in zip(levels, students, teachers))
 
-        def step(forward=forward):
-            for feature in students:
-                feature.grad = None
-            forward().backward()
-
-        step()
-        step()
-        forwards, backwards = [], []
-        for _ in range(iters):
+        def step():
             for feature in students:
                 feature.grad = None
             spent, loss = seconds(forward)
-            forwards.append(spent)
-            backwards.append(seconds(loss.backward)[0])
-            del loss
-        both = statistics.median(a + b for a, b in zip(forwards, backwards))
+            return spent, seconds(loss.backward)[0]
+
+        return step
+
+    steps = {name: make_step(make) for name, make in make_methods(channels, device).items()}
+    times = {name: [] for name in steps}
+    for i in range(2 + iters):  # round after round, so that what the machine does meets all alike
+        for name, step in steps.items():
+            spent = step()
+            if i >= 2:
+                times[name].append(spent)
+    for name, step in steps.items():
+        forwards, backwards = zip(*times[name])
+        both = statistics.median(f + b for f, b in times[name])
         row = dict(
             device=device_name(device),
             threads='' if device.type == 'cuda' else torch.get_num_threads(),

@@ -39,7 +39,9 @@ _is_compiling = find_is_compiling()
 
 
 def _check(student: Tensor, teacher: Tensor) -> None:
-    if student.shape != teacher.shape:
+    # size by size: torch.compile of torch 2.1 cannot compare shapes that it made symbolic
+    sizes = zip(student.shape, teacher.shape)
+    if student.dim() != teacher.dim() or any([s != t for s, t in sizes]):
         raise ValueError(
             f'student and teacher features must have one shape, got {tuple(student.shape)} and '
             f'{tuple(teacher.shape)}; align them first (a 1x1 convolution for the channels, '
@@ -77,9 +79,18 @@ def _norm(feature: Tensor, dims: tuple) -> Tensor:
 
 
 # Rows of this many bytes in all are reduced at once on a CPU: they stay in its cache, so that the maps
-# are read from memory once and no product as large as a map is stored. Larger blocks are slower where
-# the system gives their memory back in between.
-_BLOCK_BYTES = 1 << 20
+# are read from memory once.
+_BLOCK_BYTES = 4 << 20
+
+
+def _dot_of_rows(student: Tensor, teacher: Tensor) -> Tensor:
+    """Dot product of each row of one matrix with that of the other, both of one type."""
+    if student.device.type != 'cpu' or _is_compiling():
+        return (student * teacher).sum(dim=1)
+    # The CPU's BLAS does it without storing the products, and with the second factor laid out like
+    # this, (B, K, 1) with stride 1 along K, in one go. No autocast: it would round to bfloat16.
+    with torch.autocast('cpu', enabled=False):
+        return torch.bmm(student.unsqueeze(1), teacher.unsqueeze(1).transpose(1, 2)).flatten()
 
 
 def _norms_and_dot(student: Tensor, teacher: Tensor, dims: tuple) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,7 +113,7 @@ def _norms_and_dot(student: Tensor, teacher: Tensor, dims: tuple) -> tuple[Tenso
     for s, t in zip(rows[0].split(size), rows[1].split(size)):
         s, t = s.to(dtype), t.to(dtype)
         norms = (torch.linalg.vector_norm(x, dim=1) for x in (s, t))
-        parts.append((*norms, (s * t).sum(dim=1)))
+        parts.append((*norms, _dot_of_rows(s, t)))
     kept = (*shape[:2], *([1] * (len(shape) - 2)))
     n, m, dot = (torch.cat(part).view(kept) for part in zip(*parts))
     if 1 in dims:

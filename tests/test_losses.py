@@ -1,5 +1,6 @@
 """The registered losses: built from configs, weighted, and run by MMRazor's own algorithm."""
 
+import copy
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
+from torch._dynamo.utils import counters
 
 import rawkd_mm
 from rawkd_mm.registry import MODELS
@@ -41,9 +43,9 @@ def reference(name, student, teacher):
     return np.mean((x - y) ** 2)
 
 
-def features():
+def features(size=(4, 5)):
     generator = torch.Generator().manual_seed(0)
-    student, teacher = (torch.randn(2, 6, 4, 5, generator=generator) for _ in range(2))
+    student, teacher = (torch.randn(2, 6, *size, generator=generator) for _ in range(2))
     return student.requires_grad_(), teacher
 
 
@@ -127,8 +129,38 @@ def test_shape_mismatch(name):
         MODELS.build(dict(type=name))(torch.ones(2, 6, 4, 5), torch.ones(2, 6, 4, 6))
 
 
-def test_weight_is_shown():
-    assert 'loss_weight=2.5' in repr(MODELS.build(dict(type='CADLoss', loss_weight=2.5)))
+@pytest.mark.parametrize('name', ['LADLoss', 'CADLoss', 'NaiveFeatureLoss'])
+def test_compiled(name):
+    eager = MODELS.build(dict(type=name, loss_weight=2.5))
+    loss = MODELS.build(dict(type=name, loss_weight=2.5, compile=True))
+    torch._dynamo.reset()
+    counters.clear()
+    for size in ((4, 5), (8, 10), (3, 3), (1, 7)):
+        student, teacher = (x[..., : size[0], : size[1]].contiguous() for x in features((8, 10)))
+        # as many losses as levels of a pyramid
+        out = copy.deepcopy(loss)(student, teacher)
+        assert out.item() == pytest.approx(2.5 * reference(name, student, teacher), rel=1e-5)
+        (grad,) = torch.autograd.grad(out, student)
+        (expected,) = torch.autograd.grad(eager(student, teacher), student)
+        torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-8)
+    graphs = counters['stats']['unique_graphs']
+    assert graphs > 0
+    if not torch.__version__.startswith('2.1.'):  # which cuts the graph at an autograd.Function
+        # one for the first shape, then for all shapes, or all but those with a size of 1
+        assert graphs <= 3
+    with pytest.raises(ValueError, match=r'\(2, 6, 8, 10\).*\(2, 6, 4, 6\)'):
+        loss(features((8, 10))[0], torch.ones(2, 6, 4, 6))
+
+
+@pytest.mark.parametrize('value', [None, 1, 'inductor', {}])
+def test_bad_compile(value):
+    with pytest.raises(TypeError, match=f'compile must be True or False, got {value!r}'):
+        MODELS.build(dict(type='LADLoss', compile=value))
+
+
+def test_options_are_shown():
+    shown = repr(MODELS.build(dict(type='CADLoss', loss_weight=2.5, compile=True)))
+    assert 'loss_weight=2.5' in shown and 'compile=True' in shown
 
 
 # In place of ChannelWiseDivergence, under MMRazor's own SingleTeacherDistill

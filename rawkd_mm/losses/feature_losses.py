@@ -1,7 +1,9 @@
 """Registered losses on a pair of features; the mathematics is in :mod:`rawkd_mm.functional`."""
 
+import functools
 import math
 
+import torch
 from torch import Tensor, nn
 
 from .. import functional
@@ -26,22 +28,35 @@ def check_weight(name: str, value: float) -> float:
     return float(value)
 
 
+# Once for all losses of a kind: five levels of a pyramid, each with its own, would else be compiled
+# one by one up to torch.compile's limit.
+_compile = functools.cache(torch.compile)
+
+
 class FeatureLoss(nn.Module):
-    """What the losses on raw features share: a weight, and MMRazor's argument names.
+    """What the losses on raw features share: a weight, compilation, and MMRazor's argument names.
 
     Args:
         loss_weight (float): Weight of the loss, finite and not negative.
+        compile (bool): Let ``torch.compile`` generate the loss's code, which then reads each feature
+            once (docs/performance.md has the gain). It needs what torch.compile needs: a C++
+            compiler on a CPU, Triton on a GPU; the first steps take seconds longer. Defaults to
+            False.
 
     Raises:
         ValueError: If the weight is negative, infinite or NaN.
-        TypeError: If the weight is not a number.
+        TypeError: If the weight is not a number or ``compile`` no bool.
     """
 
-    def __init__(self, loss_weight: float = 1.0) -> None:
+    def __init__(self, loss_weight: float = 1.0, compile: bool = False) -> None:
         super().__init__()
         self.loss_weight = check_weight('loss_weight', loss_weight)
+        if not isinstance(compile, bool):
+            raise TypeError(f'compile must be True or False, got {compile!r}')
+        self.compiled = compile
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+    @staticmethod
+    def distance(student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss without its weight, a scalar."""
         raise NotImplementedError
 
@@ -58,11 +73,12 @@ class FeatureLoss(nn.Module):
         Raises:
             ValueError: If the shapes differ or are empty.
         """
-        return self.loss_weight * self.distance(preds_S, preds_T)
+        distance = _compile(self.distance) if self.compiled else self.distance
+        return self.loss_weight * distance(preds_S, preds_T)
 
     def extra_repr(self) -> str:
-        """Show the weight where the model is printed."""
-        return f'loss_weight={self.loss_weight}'
+        """Show the options where the model is printed."""
+        return f'loss_weight={self.loss_weight}, compile={self.compiled}'
 
 
 @register_model
@@ -75,12 +91,14 @@ class LADLoss(FeatureLoss):
     Args:
         loss_weight (float): w, the method's only hyper-parameter. Defaults to 3.0, the paper's value
             on COCO; on segmentation it is an assumption.
+        compile (bool): See :class:`FeatureLoss`.
     """
 
-    def __init__(self, loss_weight: float = 3.0) -> None:
-        super().__init__(loss_weight)
+    def __init__(self, loss_weight: float = 3.0, compile: bool = False) -> None:
+        super().__init__(loss_weight, compile)
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+    @staticmethod
+    def distance(student: Tensor, teacher: Tensor) -> Tensor:
         """See :func:`rawkd_mm.functional.angular_distance`, granularity 'layer'."""
         return functional.angular_distance(student, teacher, 'layer')
 
@@ -94,12 +112,14 @@ class CADLoss(FeatureLoss):
     Args:
         loss_weight (float): w, the method's only hyper-parameter. Defaults to 3.0, the paper's value
             on COCO; on segmentation it is an assumption.
+        compile (bool): See :class:`FeatureLoss`.
     """
 
-    def __init__(self, loss_weight: float = 3.0) -> None:
-        super().__init__(loss_weight)
+    def __init__(self, loss_weight: float = 3.0, compile: bool = False) -> None:
+        super().__init__(loss_weight, compile)
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+    @staticmethod
+    def distance(student: Tensor, teacher: Tensor) -> Tensor:
         """See :func:`rawkd_mm.functional.angular_distance`, granularity 'channel'."""
         return functional.angular_distance(student, teacher, 'channel')
 
@@ -112,12 +132,14 @@ class PADLoss(FeatureLoss):
 
     Args:
         loss_weight (float): Weight of the loss. Defaults to 3.0, as LAD and CAD.
+        compile (bool): See :class:`FeatureLoss`.
     """
 
-    def __init__(self, loss_weight: float = 3.0) -> None:
-        super().__init__(loss_weight)
+    def __init__(self, loss_weight: float = 3.0, compile: bool = False) -> None:
+        super().__init__(loss_weight, compile)
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+    @staticmethod
+    def distance(student: Tensor, teacher: Tensor) -> Tensor:
         """See :func:`rawkd_mm.functional.angular_distance`, granularity 'pixel'."""
         return functional.angular_distance(student, teacher, 'pixel')
 
@@ -129,9 +151,11 @@ class NaiveFeatureLoss(FeatureLoss):
     Args:
         loss_weight (float): Weight of the loss. Defaults to 1.0; the paper's PSPNet pairs need 100
             to 1000, its Swin pair 10 (supplement, section A).
+        compile (bool): See :class:`FeatureLoss`.
     """
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+    @staticmethod
+    def distance(student: Tensor, teacher: Tensor) -> Tensor:
         """See :func:`rawkd_mm.functional.naive_distance`."""
         return functional.naive_distance(student, teacher)
 
@@ -142,9 +166,11 @@ class MagnitudeLoss(FeatureLoss):
 
     Args:
         loss_weight (float): Weight of the loss. Defaults to 1.0.
+        compile (bool): See :class:`FeatureLoss`.
     """
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+    @staticmethod
+    def distance(student: Tensor, teacher: Tensor) -> Tensor:
         """See :func:`rawkd_mm.functional.magnitude_distance`."""
         return functional.magnitude_distance(student, teacher)
 
@@ -155,8 +181,10 @@ class NFDLoss(FeatureLoss):
 
     Args:
         loss_weight (float): Weight of the loss. Defaults to 1.0.
+        compile (bool): See :class:`FeatureLoss`.
     """
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+    @staticmethod
+    def distance(student: Tensor, teacher: Tensor) -> Tensor:
         """See :func:`rawkd_mm.functional.normalized_distance`."""
         return functional.normalized_distance(student, teacher)
