@@ -105,7 +105,9 @@ def _norms_and_dot(student: Tensor, teacher: Tensor, dims: tuple) -> tuple[Tenso
         student, teacher = student.to(dtype), teacher.to(dtype)
         dot = (student * teacher).sum(dim=dims, keepdim=True)
         return _norm(student, dims), _norm(teacher, dims), dot
-    rows = student.reshape(shape[0] * shape[1], -1), teacher.reshape(shape[0] * shape[1], -1)
+    # generated code sums a whole layer in one go, and as exactly
+    kept = shape[:1] if 1 in dims and _is_compiling() else shape[:2]
+    rows = student.reshape(kept.numel(), -1), teacher.reshape(kept.numel(), -1)
     size = len(rows[0])
     if student.device.type == 'cpu' and not _is_compiling():
         size = max(1, _BLOCK_BYTES // (dtype.itemsize * rows[0].shape[1]))
@@ -114,8 +116,8 @@ def _norms_and_dot(student: Tensor, teacher: Tensor, dims: tuple) -> tuple[Tenso
         s, t = s.to(dtype), t.to(dtype)
         norms = (torch.linalg.vector_norm(x, dim=1) for x in (s, t))
         parts.append((*norms, _dot_of_rows(s, t)))
-    kept = (*shape[:2], *([1] * (len(shape) - 2)))
-    n, m, dot = (torch.cat(part).view(kept) for part in zip(*parts))
+    sizes = (*kept, *([1] * (len(shape) - len(kept))))
+    n, m, dot = (torch.cat(part).view(sizes) for part in zip(*parts))
     if 1 in dims:
         n, m, dot = _norm(n, (1,)), _norm(m, (1,)), dot.sum(dim=1, keepdim=True)
     return n, m, dot
