@@ -2,16 +2,17 @@
 """Time and memory of the losses at the shapes of the zoo, with the connectors they train.
 
 Each method of Tables 8 and 9, the naive one, and LAD, CAD and naive written in plain PyTorch as one
-would, each eager and compiled. Milliseconds are the median of --iters rounds of all; peak MB is what
-the allocator holds at most beyond what was there before, GB/s the bytes that must be moved (both
-features read; in backward also the gradient written) over the time, copy that of a copy of as many
-bytes.
+would, each eager and compiled. Milliseconds are the median of --iters rounds of all, the spread is the
+range of the middle half; peak MB is what the allocator holds at most beyond what was there before, GB/s
+the bytes that must be moved (both features read; in backward read again, and the gradient written) over
+the time, copy that of a copy of as many bytes.
 
     python benchmarks/losses.py benchmarks/results/losses.csv
 """
 
 import argparse
 import csv
+import ctypes
 import platform
 import statistics
 import sys
@@ -30,8 +31,8 @@ BATCH = 2
 # What the zoo's RetinaNet configs say; FKD's (reduction, stride) is given for each level.
 FKD_LEVELS = [(4, 4), (4, 2), (2, 1), (2, 1), (2, 1)]
 COLUMNS = (
-    'device', 'threads', 'torch', 'shape', 'method', 'forward_ms', 'backward_ms', 'both_ms', 'peak_mb',
-    'both_gb_per_s', 'copy_gb_per_s',
+    'device', 'threads', 'torch', 'shape', 'method', 'forward_ms', 'backward_ms', 'both_ms',
+    'both_spread_ms', 'peak_mb', 'both_gb_per_s', 'copy_gb_per_s',
 )  # fmt: skip
 
 
@@ -71,8 +72,16 @@ def make_methods(channels: int, device) -> dict:
     def of_loss(kind, **kwargs):
         return lambda level: build(kind, **kwargs)
 
+    class Plain(torch.nn.Module):  # what a distiller takes
+        def __init__(self, function):
+            super().__init__()
+            self.function = function
+
+        def forward(self, student, teacher):
+            return self.function(student, teacher)
+
     def of_function(function):
-        return lambda level: function
+        return lambda level: Plain(function)
 
     def fkd(level):
         reduction, stride = FKD_LEVELS[level]
@@ -131,11 +140,15 @@ def main():
     )
     parser.add_argument('out', type=Path, metavar='CSV')
     parser.add_argument('--device', default=None, help='default: cuda if there is one, else cpu')
-    parser.add_argument('--iters', type=int, default=9, metavar='N')
+    parser.add_argument(
+        '--iters', type=int, default=16, metavar='N',
+        help='rounds; in 16, each method follows each other one once (default: 16)',
+    )  # fmt: skip
     parser.add_argument('--shapes', nargs='+', default=list(SHAPES), choices=SHAPES)
     args = parser.parse_args()
     import torch
 
+    keep_memory()
     device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     rows = []
     for shape in args.shapes:
@@ -145,6 +158,18 @@ def main():
             writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
             writer.writeheader()
             writer.writerows(rows)
+
+
+def keep_memory():
+    """Have glibc keep what tensors free, as CUDA's allocator does.
+
+    Else it gives large ones back to the system, which hands every page out anew: two thirds of a
+    backward, or nothing, depending on what the methods before have left.
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    trim_threshold, mmap_max = -1, -4  # malloc.h
+    if not (mallopt and mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1)):
+        print('This is not glibc: the times contain what new memory costs.', file=sys.stderr)
 
 
 def measure_shape(shape: str, device, iters: int):
@@ -195,14 +220,15 @@ def measure_shape(shape: str, device, iters: int):
 
     steps = {name: make_step(make) for name, make in make_methods(channels, device).items()}
     times = {name: [] for name in steps}
+    orders = balanced_orders(list(steps))
     for i in range(2 + iters):  # round after round, so that what the machine does meets all alike
-        for name, step in steps.items():
-            spent = step()
+        for name in orders[i % len(orders)]:
+            spent = steps[name]()
             if i >= 2:
                 times[name].append(spent)
     for name, step in steps.items():
         forwards, backwards = zip(*times[name])
-        both = statistics.median(f + b for f, b in times[name])
+        low, both, high = statistics.quantiles([f + b for f, b in times[name]], n=4)
         row = dict(
             device=device_name(device),
             threads='' if device.type == 'cuda' else torch.get_num_threads(),
@@ -212,12 +238,24 @@ def measure_shape(shape: str, device, iters: int):
             forward_ms=f'{1e3 * statistics.median(forwards):.2f}',
             backward_ms=f'{1e3 * statistics.median(backwards):.2f}',
             both_ms=f'{1e3 * both:.2f}',
+            both_spread_ms=f'{1e3 * (high - low):.2f}',
             peak_mb=f'{peak(step, students, device) / 1e6:.1f}',
             both_gb_per_s=f'{5 * 4 * numbers / both / 1e9:.1f}',
             copy_gb_per_s=f'{copy_speed:.1f}',
         )
         print({k: row[k] for k in COLUMNS[3:]}, flush=True)
         yield row
+
+
+def balanced_orders(names: list) -> list[list]:
+    """Give as many orders as names, in which each stands once at each place and once after each other.
+
+    What a method leaves behind, free memory above all, decides about the time of the next one. A
+    Williams design, for an even number of names.
+    """
+    count = len(names)
+    first = [i // 2 if i % 2 == 0 else count - 1 - i // 2 for i in range(count)]
+    return [[names[(place + shift) % count] for place in first] for shift in range(count)]
 
 
 def peak(step, students, device) -> float:

@@ -83,13 +83,13 @@ def _norm(feature: Tensor, dims: tuple) -> Tensor:
 _BLOCK_BYTES = 4 << 20
 
 
-def _dot_of_rows(student: Tensor, teacher: Tensor) -> Tensor:
-    """Dot product of each row of one matrix with that of the other, both of one type."""
-    if student.device.type != 'cpu' or _is_compiling():
-        return (student * teacher).sum(dim=1)
-    # The CPU's BLAS does it without storing the products, and with the second factor laid out like
-    # this, (B, K, 1) with stride 1 along K, in one go. No autocast: it would round to bfloat16.
-    with torch.autocast('cpu', enabled=False):
+def _dot_of_rows_by_blas(student: Tensor, teacher: Tensor) -> Tensor:
+    """Dot product of each row of one matrix with that of the other, on a CPU, both of one type.
+
+    The BLAS does it without storing the products, and with the second factor laid out like this,
+    (B, K, 1) with stride 1 along K, in one go.
+    """
+    with torch.autocast('cpu', enabled=False):  # which would round to bfloat16
         return torch.bmm(student.unsqueeze(1), teacher.unsqueeze(1).transpose(1, 2)).flatten()
 
 
@@ -105,17 +105,20 @@ def _norms_and_dot(student: Tensor, teacher: Tensor, dims: tuple) -> tuple[Tenso
         student, teacher = student.to(dtype), teacher.to(dtype)
         dot = (student * teacher).sum(dim=dims, keepdim=True)
         return _norm(student, dims), _norm(teacher, dims), dot
+    compiling = _is_compiling()
     # generated code sums a whole layer in one go, and as exactly
-    kept = shape[:1] if 1 in dims and _is_compiling() else shape[:2]
+    kept = shape[:1] if 1 in dims and compiling else shape[:2]
     rows = student.reshape(kept.numel(), -1), teacher.reshape(kept.numel(), -1)
+    in_blocks = student.device.type == 'cpu' and not compiling
     size = len(rows[0])
-    if student.device.type == 'cpu' and not _is_compiling():
+    if in_blocks:
         size = max(1, _BLOCK_BYTES // (dtype.itemsize * rows[0].shape[1]))
     parts = []
     for s, t in zip(rows[0].split(size), rows[1].split(size)):
         s, t = s.to(dtype), t.to(dtype)
+        dot = _dot_of_rows_by_blas(s, t) if in_blocks else (s * t).sum(dim=1)
         norms = (torch.linalg.vector_norm(x, dim=1) for x in (s, t))
-        parts.append((*norms, _dot_of_rows(s, t)))
+        parts.append((*norms, dot))
     sizes = (*kept, *([1] * (len(shape) - len(kept))))
     n, m, dot = (torch.cat(part).view(sizes) for part in zip(*parts))
     if 1 in dims:
@@ -139,9 +142,11 @@ class _AngularDistance(torch.autograd.Function):
         # A vector shorter than eps has no direction: cosine 0, gradient 0. NaN compares as False
         # and so stays NaN.
         undirected = (n < eps) | (m < eps)
-        inverse = torch.where(undirected, 0.0, 1 / (n * m))
-        # 0 * infinity is NaN: an infinite norm, be it by overflow, must not look like an angle
-        cosine = dot * inverse + 0 * (n * m)
+        product = n * m
+        inverse = torch.where(undirected, 0.0, 1 / product)
+        # an infinite norm, be it by overflow, must not look like an angle
+        inverse = torch.where(product.isfinite(), inverse, torch.nan)
+        cosine = dot * inverse
         ctx.save_for_backward(
             student, teacher, torch.where(undirected, 0.0, cosine / (n * n)), inverse
         )
@@ -356,14 +361,14 @@ def decompose(student: Tensor, teacher: Tensor) -> FeatureGeometry:
     s, t = student.to(dtype), teacher.detach().to(dtype)
     n, m = _norm(s, dims), _norm(t, dims)
     product = m * n
-    # NaN and infinity are no lack of direction and go on into the result
-    undirected = ((n == 0) | (m == 0)) & product.isfinite()
+    undirected = (n == 0) | (m == 0)
     unit_s = s / torch.where(undirected, 1, n)
     unit_t = t / torch.where(undirected, 1, m)
     # 1 - cos = |x - y|^2 / 2 for unit vectors keeps its digits where 1 - x.y would cancel
-    distance = _norm(unit_s - unit_t, dims).square() / 2 + 0 * product
+    distance = torch.where(undirected, 1, _norm(unit_s - unit_t, dims).square() / 2)
+    # NaN and infinity are no lack of direction and go on into the result
+    distance = torch.where(product.isfinite(), distance, torch.nan).flatten()
     n, m, product = n.flatten(), m.flatten(), product.flatten()
-    distance = torch.where(undirected, 1, distance).flatten()
     size = student[0].numel()
     coupling = product / size
     return FeatureGeometry(

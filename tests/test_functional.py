@@ -504,6 +504,25 @@ def test_decompose_does_not_hide_bad_values(bad, side, other):
         assert getattr(geometry, clean).isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ('name', 'compiled'), [*((name, False) for name in ANGULAR), ('layer', True)]
+)
+def test_a_norm_that_overflows_is_no_angle(name, compiled):
+    """Generated code leaves out what is multiplied by 0, infinite or not."""
+
+    def compute(student, teacher):
+        return call(name, student, teacher)
+
+    if compiled:
+        compute = torch.compile(compute, dynamic=False)
+    student, teacher = features((2, 6, 4, 5))
+    assert compute(student, teacher).isfinite()
+    for factors in ((1e25, 1), (1, 1e25)):
+        s, t = (x.detach() * factor for x, factor in zip((student, teacher), factors))
+        assert s.isfinite().all() and t.isfinite().all()
+        assert not compute(s.requires_grad_(), t).isfinite()
+
+
 # decompose
 
 

@@ -150,6 +150,9 @@ def test_compiled(name):
         assert graphs <= 3
     with pytest.raises(ValueError, match=r'\(2, 6, 8, 10\).*\(2, 6, 4, 6\)'):
         loss(features((8, 10))[0], torch.ones(2, 6, 4, 6))
+    with torch.no_grad():  # which code compiled with gradients must notice
+        assert not loss(*features((4, 5))).requires_grad
+    assert loss(*features((4, 5))).requires_grad
 
 
 @pytest.mark.parametrize('value', [None, 1, 'inductor', {}])

@@ -2,11 +2,17 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from .. import functional
+from ..functional import (
+    angular_distance,
+    magnitude_distance,
+    naive_distance,
+    normalized_distance,
+)
 from ..registry import register_model
 
 
@@ -28,9 +34,16 @@ def check_weight(name: str, value: float) -> float:
     return float(value)
 
 
-# Once for all losses of a kind: five levels of a pyramid, each with its own, would else be compiled
-# one by one up to torch.compile's limit.
-_compile = functools.cache(torch.compile)
+@functools.cache
+def _compile(function: Callable) -> Callable:
+    """Let ``torch.compile`` generate a function's code.
+
+    Once for all losses of a kind: five levels of a pyramid, each with its own, would else be compiled
+    one by one up to torch.compile's limit.
+    """
+    # Functions and modules stay what they are; to check that at each call takes a sixth of the call.
+    skip = getattr(torch.compiler, 'skip_guard_on_globals_unsafe', None)  # not in torch 2.1
+    return torch.compile(function, options=skip and dict(guard_filter_fn=skip))
 
 
 class FeatureLoss(nn.Module):
@@ -56,8 +69,8 @@ class FeatureLoss(nn.Module):
         self.compiled = compile
 
     @staticmethod
-    def distance(student: Tensor, teacher: Tensor) -> Tensor:
-        """Compute the loss without its weight, a scalar."""
+    def weighted_distance(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
+        """Compute the weighted loss, a scalar: all that is compiled."""
         raise NotImplementedError
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:  # noqa: N803 (MMRazor's names)
@@ -73,8 +86,10 @@ class FeatureLoss(nn.Module):
         Raises:
             ValueError: If the shapes differ or are empty.
         """
-        distance = _compile(self.distance) if self.compiled else self.distance
-        return self.loss_weight * distance(preds_S, preds_T)
+        function = self.weighted_distance
+        if self.compiled:
+            function = _compile(function)
+        return function(preds_S, preds_T, self.loss_weight)
 
     def extra_repr(self) -> str:
         """Show the options where the model is printed."""
@@ -98,9 +113,9 @@ class LADLoss(FeatureLoss):
         super().__init__(loss_weight, compile)
 
     @staticmethod
-    def distance(student: Tensor, teacher: Tensor) -> Tensor:
+    def weighted_distance(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
         """See :func:`rawkd_mm.functional.angular_distance`, granularity 'layer'."""
-        return functional.angular_distance(student, teacher, 'layer')
+        return weight * angular_distance(student, teacher, 'layer')
 
 
 @register_model
@@ -119,9 +134,9 @@ class CADLoss(FeatureLoss):
         super().__init__(loss_weight, compile)
 
     @staticmethod
-    def distance(student: Tensor, teacher: Tensor) -> Tensor:
+    def weighted_distance(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
         """See :func:`rawkd_mm.functional.angular_distance`, granularity 'channel'."""
-        return functional.angular_distance(student, teacher, 'channel')
+        return weight * angular_distance(student, teacher, 'channel')
 
 
 @register_model
@@ -139,9 +154,9 @@ class PADLoss(FeatureLoss):
         super().__init__(loss_weight, compile)
 
     @staticmethod
-    def distance(student: Tensor, teacher: Tensor) -> Tensor:
+    def weighted_distance(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
         """See :func:`rawkd_mm.functional.angular_distance`, granularity 'pixel'."""
-        return functional.angular_distance(student, teacher, 'pixel')
+        return weight * angular_distance(student, teacher, 'pixel')
 
 
 @register_model
@@ -155,9 +170,9 @@ class NaiveFeatureLoss(FeatureLoss):
     """
 
     @staticmethod
-    def distance(student: Tensor, teacher: Tensor) -> Tensor:
+    def weighted_distance(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
         """See :func:`rawkd_mm.functional.naive_distance`."""
-        return functional.naive_distance(student, teacher)
+        return weight * naive_distance(student, teacher)
 
 
 @register_model
@@ -170,9 +185,9 @@ class MagnitudeLoss(FeatureLoss):
     """
 
     @staticmethod
-    def distance(student: Tensor, teacher: Tensor) -> Tensor:
+    def weighted_distance(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
         """See :func:`rawkd_mm.functional.magnitude_distance`."""
-        return functional.magnitude_distance(student, teacher)
+        return weight * magnitude_distance(student, teacher)
 
 
 @register_model
@@ -185,6 +200,6 @@ class NFDLoss(FeatureLoss):
     """
 
     @staticmethod
-    def distance(student: Tensor, teacher: Tensor) -> Tensor:
+    def weighted_distance(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
         """See :func:`rawkd_mm.functional.normalized_distance`."""
-        return functional.normalized_distance(student, teacher)
+        return weight * normalized_distance(student, teacher)

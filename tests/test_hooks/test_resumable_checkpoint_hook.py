@@ -374,7 +374,8 @@ def test_sigterm_ends_child_processes(tmp_path):
 
 
 def test_validation_alone(tmp_path):
-    make_runner(tmp_path, val=3).val()
+    assert make_runner(tmp_path, val=3).val() == dict(acc=1)
+    assert not list(tmp_path.glob('*.pth'))
 
 
 def limit_files():

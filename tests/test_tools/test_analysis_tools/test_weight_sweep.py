@@ -52,7 +52,7 @@ def test_the_same_command_goes_on_where_it_was(interrupted, sweep):
     for run in runs:
         *_, last = sessions(sweep.folder, run)
         start = json.loads(last.read_text().splitlines()[0])['step']
-        assert start > 2
+        assert start > 1  # one that was stopped in its first iteration has saved that
         log = (sweep.folder / FOLDER / run / 'train.log').read_text()
         assert f'resumed epoch: 0, iter: {start - 1}' in log
         assert max(logged(sweep.folder, run, 'mIoU')) == 30
