@@ -103,6 +103,8 @@ model = dict(
         loss=dict(type='LADLoss', loss_weight=3.0),
         pairs=[dict(student='decode_head.bottleneck', teacher='decode_head.bottleneck')]))
 custom_hooks = [dict(type='FeatureGeometryHook', interval=2)]
+# without it Adam turns the rounding of small gradients into steps of its learning rate
+optim_wrapper = dict(optimizer=dict(eps=1e-3))
 """
 
 

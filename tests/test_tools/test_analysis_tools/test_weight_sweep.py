@@ -49,9 +49,11 @@ def test_the_same_command_goes_on_where_it_was(interrupted, sweep):
     runs = [f'naive-w{w}-seed0' for w in (1, 100)]
     runs = [run for run in runs if f'{run}/last_checkpoint' in interrupted['files']]
     assert runs
+    starts = []
     for run in runs:
         *_, last = sessions(sweep.folder, run)
         start = json.loads(last.read_text().splitlines()[0])['step']
+        starts.append(start)
         assert start > 1  # one that was stopped in its first iteration has saved that
         log = (sweep.folder / FOLDER / run / 'train.log').read_text()
         assert f'resumed epoch: 0, iter: {start - 1}' in log
@@ -59,6 +61,9 @@ def test_the_same_command_goes_on_where_it_was(interrupted, sweep):
         result = json.loads((sweep.folder / FOLDER / run / 'result.json').read_text())
         assert result['resumed'] and result['iters'] == 30
         assert 1000 < result['seconds'] < 2000  # with the session that was interrupted
+    assert (
+        max(starts) > 2
+    )  # that whose checkpoint, of the second iteration, led to the interruption
 
 
 def test_each_weight_is_trained_with_its_loss(sweep):
