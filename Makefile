@@ -5,6 +5,9 @@
 PYTHON ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+# A process for each core, up to four. Whole files, as their tests share trainings.
+# One process that shows all output: PYTEST_ARGS='-n 0 -s'.
+PYTEST := -m pytest -n logical --maxprocesses 4 --dist loadfile
 BIN := .venv/bin
 CLASSIC := .venv-classic/bin
 # What most of the versions matter to, and a real distillation of a segmentor and of a detector.
@@ -37,16 +40,16 @@ demo-det: env-test  ## the same with detectors; compiles the ops of mmcv once
 	$(BIN)/python tools/demo.py --task det $(DEMO_ARGS)
 
 test: env-test  ## run the tests (PYTEST_ARGS=...)
-	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) -m 'not slow' $(PYTEST_ARGS)
 
 test-all: env-test  ## run the tests, the long ones too
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 test-classic: env-classic  ## run the tests with OpenMMLab's own last releases (PYTEST_ARGS=...)
-	$(CLASSIC)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+	$(CLASSIC)/python $(PYTEST) -m 'not slow' $(PYTEST_ARGS)
 
 test-classic-quick: env-classic  ## of these the unit tests and two real distillations
-	$(CLASSIC)/python -m pytest -m 'not slow' $(CLASSIC_QUICK) $(PYTEST_ARGS)
+	$(CLASSIC)/python $(PYTEST) -m 'not slow' $(CLASSIC_QUICK) $(PYTEST_ARGS)
 
 test-mmrazor: env-test env-classic  ## run MMRazor's own tests of distillation on both stacks
 	$(BIN)/python tools/dev/run_mmrazor_tests.py

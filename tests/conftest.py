@@ -32,7 +32,7 @@ def two_processes(tmp_path_factory):
     command += ['--master_addr=127.0.0.1', '--master_port=0', '--rdzv_backend=c10d']
     command += ['--rdzv_endpoint=127.0.0.1:0', str(TESTS / 'helpers.py'), str(folder)]
     done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=300, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, f'{done.stdout[-3000:]}\n{done.stderr[-6000:]}'
     return [torch.load(folder / f'rank{rank}.pth', weights_only=False) for rank in range(2)]

@@ -25,7 +25,7 @@ def found(tmp_path_factory):
     command += ['--master_addr=127.0.0.1', '--master_port=0', '--rdzv_backend=c10d']
     command += ['--rdzv_endpoint=127.0.0.1:0', str(HERE / 'shared_batch.py'), str(folder)]
     done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=500, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, f'{done.stdout[-3000:]}\n{done.stderr[-6000:]}'
     ranks = [torch.load(folder / f'rank{rank}.pth') for rank in range(4)]
