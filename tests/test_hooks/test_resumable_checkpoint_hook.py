@@ -17,6 +17,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import dataloader
 
 from rawkd_mm.hooks.resumable_checkpoint_hook import SavingError
 
@@ -107,6 +108,22 @@ def _handler():
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(autouse=True)
+def _loaders(monkeypatch):
+    """Ends the workers: those of a runner that is garbage have lost their queues and take 5 s each."""
+    started = []
+
+    class Iterator(dataloader._MultiProcessingDataLoaderIter):
+        def __init__(self, loader):
+            super().__init__(loader)
+            started.append(self)
+
+    monkeypatch.setattr(dataloader, '_MultiProcessingDataLoaderIter', Iterator)
+    yield
+    for iterator in started:
+        iterator._shutdown_workers()
 
 
 def make_runner(
