@@ -111,7 +111,7 @@ CHECK = """
 import cv2, mmcv, mmengine, mmseg, sklearn, torch, torchvision
 print('torch', torch.__version__, 'mmcv', mmcv.__version__, 'mmseg', mmseg.__version__)
 """
-CHECK_TESTS = CHECK + 'import mmcv.ops, mmdet, pytest, hypothesis\n'
+CHECK_TESTS = CHECK + 'import mmcv.ops, mmdet, pytest, xdist, hypothesis\n'
 
 
 class StepError(Exception):
@@ -340,7 +340,7 @@ def install_requirements(*files: Path) -> None:
 
 def install_classic() -> None:
     """Install the classic pins and, of those for the tests, what is bound to no stack."""
-    names = ('pytest', 'pytest-timeout', 'hypothesis', 'tensorboard')
+    names = ('pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'tensorboard')
     pip('install', '-r', CLASSIC_REQUIREMENTS, *pin(*names), expected='1 min')
 
 
