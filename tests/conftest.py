@@ -24,15 +24,26 @@ def mmdet():
 
 
 @pytest.fixture(scope='session')
-def two_processes(tmp_path_factory):
-    """What two_processes.py found out in two gloo processes, one dict for each."""
-    folder = tmp_path_factory.mktemp('two_processes')
-    environment = {**os.environ, 'PYTHONPATH': f'{TESTS.parent}:{TESTS}', 'OMP_NUM_THREADS': '1'}
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2']
-    command += ['--master_addr=127.0.0.1', '--master_port=0', '--rdzv_backend=c10d']
-    command += ['--rdzv_endpoint=127.0.0.1:0', str(TESTS / 'helpers.py'), str(folder)]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, f'{done.stdout[-3000:]}\n{done.stderr[-6000:]}'
-    return [torch.load(folder / f'rank{rank}.pth', weights_only=False) for rank in range(2)]
+def run_processes(tmp_path_factory):
+    """Runs a script in gloo processes; gives what each saved as rank<i>.pth in the folder it got."""
+
+    def run(script, count, timeout=300):
+        folder = tmp_path_factory.mktemp(script.stem)
+        paths = os.pathsep.join(map(str, (TESTS.parent, TESTS, script.parent)))
+        environment = {**os.environ, 'PYTHONPATH': paths, 'OMP_NUM_THREADS': '1'}
+        command = [sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={count}']
+        command += ['--master_addr=127.0.0.1', '--master_port=0', '--rdzv_backend=c10d']
+        command += ['--rdzv_endpoint=127.0.0.1:0', str(script), str(folder)]
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout
+        )
+        assert done.returncode == 0, f'{done.stdout[-3000:]}\n{done.stderr[-6000:]}'
+        return [torch.load(folder / f'rank{i}.pth', weights_only=False) for i in range(count)]
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def two_processes(run_processes):
+    """What helpers.py found out in two processes, one dict for each."""
+    return run_processes(TESTS / 'helpers.py', 2)

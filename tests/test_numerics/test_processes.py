@@ -1,8 +1,5 @@
 """The gradient of a batch that 1, 2 and 4 processes share."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,23 +9,9 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope='module')
-def found(tmp_path_factory):
+def found(run_processes):
     """What shared_batch.py computed: for each number of processes, the gradients of each of them."""
-    folder = tmp_path_factory.mktemp('shared_batch')
-    paths = [HERE.parents[1], HERE.parent, HERE]
-    environment = {
-        **os.environ,
-        'PYTHONPATH': os.pathsep.join(map(str, paths)),
-        'OMP_NUM_THREADS': '1',
-    }
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=4']
-    command += ['--master_addr=127.0.0.1', '--master_port=0', '--rdzv_backend=c10d']
-    command += ['--rdzv_endpoint=127.0.0.1:0', str(HERE / 'shared_batch.py'), str(folder)]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, f'{done.stdout[-3000:]}\n{done.stderr[-6000:]}'
-    ranks = [torch.load(folder / f'rank{rank}.pth') for rank in range(4)]
+    ranks = run_processes(HERE / 'shared_batch.py', 4, timeout=500)
     return {count: [r[count] for r in ranks if count in r] for count in (1, 2, 4)}
 
 

@@ -22,6 +22,7 @@ def test_distillation_on_two_processes_equals_one(project, one_process_log, two_
     # accuracies are means over the valid pixels of a process, whose number differs
     keys = {key for entry in one for key in entry if 'loss' in key}
     assert any(key.startswith('distill.') for key in keys)
+    assert [entry['step'] for entry in two] == [entry['step'] for entry in one]
     for key in keys:
         of_one, of_two = ([e[key] for e in entries if key in e] for entries in (one, two))
         assert of_two == pytest.approx(of_one, rel=1e-5), key

@@ -61,9 +61,8 @@ def test_the_same_command_goes_on_where_it_was(interrupted, sweep):
         result = json.loads((sweep.folder / FOLDER / run / 'result.json').read_text())
         assert result['resumed'] and result['iters'] == 30
         assert 1000 < result['seconds'] < 2000  # with the session that was interrupted
-    assert (
-        max(starts) > 2
-    )  # that whose checkpoint, of the second iteration, led to the interruption
+    # that whose checkpoint, of the second iteration, led to the interruption
+    assert max(starts) > 2
 
 
 def test_each_weight_is_trained_with_its_loss(sweep):
