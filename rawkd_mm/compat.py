@@ -44,7 +44,7 @@ __all__ = [
 # Import name -> {distribution name: versions the tests have run with}. Of several distributions that
 # provide the same import name the first installed one counts.
 TESTED_VERSIONS = {
-    'torch': {'torch': ('2.10', '2.1')},
+    'torch': {'torch': ('2.14', '2.10', '2.1')},
     'mmengine': {'onedl-mmengine': ('0.10.12',), 'mmengine': ('0.10.7',)},
     'mmcv': {'onedl-mmcv': ('2.3.6',), 'mmcv': ('2.1.0',)},
     'mmseg': {'onedl-mmsegmentation': ('1.4.2',), 'mmsegmentation': ('1.2.2',)},

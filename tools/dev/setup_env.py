@@ -22,6 +22,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import zipfile
@@ -33,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / 'requirements.txt'
 CLASSIC_REQUIREMENTS = ROOT / 'requirements' / 'classic.txt'
 TEST_REQUIREMENTS = ROOT / 'requirements' / 'tests.txt'
+CXX = ROOT / 'tools' / 'dev' / 'cxx.py'  # compiles the headers of torch once
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Stack:
         return self.venv / 'setup.log'
 
 
-MODERN = Stack(ROOT / '.venv', REQUIREMENTS, 'onedl-mmcv', ((3, 10), (3, 12)))
+MODERN = Stack(ROOT / '.venv', REQUIREMENTS, 'onedl-mmcv', ((3, 10), (3, 13)))
 # torch 2.1 has no wheels for Python 3.12.
 CLASSIC = Stack(ROOT / '.venv-classic', CLASSIC_REQUIREMENTS, 'mmcv', ((3, 10), (3, 11)))
 STACK = MODERN  # the one that this process sets up; main() chooses
@@ -288,7 +290,7 @@ def change_venv(command: list, expected: str = '', **environment: str) -> None:
 
 def pip(*arguments: object, expected: str = '', **environment: str) -> None:
     """Run pip in the venv."""
-    run = call if arguments[0] == 'wheel' else change_venv
+    run = call if arguments[0] in ('wheel', 'download') else change_venv
     run([str(STACK.python), '-m', 'pip', *map(str, arguments)], expected, **environment)
 
 
@@ -463,13 +465,46 @@ def install_mmcv_with_ops() -> None:
         raise StepError('the ops that were just compiled do not load', f'See {STACK.log}.')
 
 
+def mmcv_sources(folder: Path) -> Path:
+    """Unpack mmcv's source distribution into a folder, ready for the torch that is installed.
+
+    mmcv's setup.py asks the compiler for C++17 (``-std=c++17``), and the headers of torch >= 2.14
+    refuse anything before C++20.
+    """
+    pip(
+        'download',
+        '--no-build-isolation',
+        '--no-deps',
+        '--no-cache-dir',
+        '--no-binary=:all:',
+        f'--dest={folder}',
+        *pin(STACK.mmcv),
+        MMCV_WITH_OPS='0',
+    )
+    archive = next(folder.glob('*.tar.gz'))
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter='data')
+    sources = folder / archive.name.removesuffix('.tar.gz')
+    torch = tuple(map(int, pinned_version('torch').split('.')[:2]))
+    if torch >= (2, 14):
+        setup = sources / 'setup.py'
+        text = setup.read_text()
+        if '-std=c++17' not in text:
+            raise StepError(
+                f"{archive.name}'s setup.py no longer has the flag -std=c++17",
+                'See which C++ standard it asks for: torch >= 2.14 needs C++20.',
+            )
+        setup.write_text(text.replace('-std=c++17', '-std=c++20'))
+    return sources
+
+
 def build_wheel(have: dict, folder: Path) -> None:
     """Compile mmcv with its ops and keep the wheel."""
     compiler = os.environ.get('CXX', 'c++')
     if shutil.which(compiler.split()[0]) is None:
         raise StepError(
             f'no C++ compiler ({compiler})',
-            'Install one that knows C++17, e.g. g++ >= 9, or set CXX. It compiles the ops of mmcv.',
+            'Install one that knows C++20, e.g. g++ >= 11, or set CXX. It compiles the ops of mmcv.',
         )
     if not os.path.exists(have['header']):
         raise StepError(
@@ -490,14 +525,16 @@ def build_wheel(have: dict, folder: Path) -> None:
     )
     pip('install', *pin('setuptools', 'wheel', 'ninja', 'psutil'))
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        precompiled = Path(temporary, 'precompiled')
+        precompiled.mkdir()
+        environment.update(CXX=str(CXX), RAWKD_CXX=compiler, RAWKD_PCH=str(precompiled))
         pip(
             'wheel',
             '--no-build-isolation',
             '--no-deps',
             '--no-cache-dir',
-            f'--no-binary={STACK.mmcv}',
             f'--wheel-dir={temporary}',
-            *pin(STACK.mmcv),
+            mmcv_sources(Path(temporary)),
             expected=expected,
             **environment,
         )
