@@ -4,9 +4,11 @@ Importing :mod:`rawkd_mm` calls :func:`setup`, which
 
 * says which required package is missing or untested,
 * imports MMSegmentation (and MMDetection where its compiled operators are available),
-* imports MMRazor on torch >= 2 and any MMCV (:func:`load_mmrazor`), and
+* imports MMRazor on torch >= 2 and any MMCV (:func:`load_mmrazor`),
 * lets configs inherit from ``mmseg::...`` where MMSegmentation is installed under another
-  distribution name (:func:`mend_mmseg_lookup`).
+  distribution name (:func:`mend_mmseg_lookup`), and
+* lets a distillation keep its connectors apart from the student's optimizer groups
+  (:func:`let_models_split_their_parameters`).
 
 :func:`keep_from_skipping` is for the resuming of trainings, :func:`channel_swap_and_padding` for
 teachers whose images are made otherwise than the student's, :func:`load_weights_only` for reading
@@ -14,6 +16,7 @@ checkpoints without running code.
 """
 
 import codecs
+import functools
 import importlib
 import importlib.util
 import itertools
@@ -33,6 +36,7 @@ __all__ = [
     'installed_versions',
     'is_autocast_enabled',
     'keep_from_skipping',
+    'let_models_split_their_parameters',
     'load_mmrazor',
     'load_weights_only',
     'mend_mmseg_lookup',
@@ -148,6 +152,53 @@ def mend_mmseg_lookup() -> None:
     found = installed_versions()['mmseg']
     if found is not None and found[1] != 'unknown':
         utils.MODULE2PACKAGE['mmseg'] = found[0]
+
+
+def let_models_split_their_parameters() -> None:
+    """Let a model say which part of it MMEngine's optimizer constructors are for.
+
+    A constructor looks at the names and the attributes of the model that it is given: layer-wise
+    decay counts the layers of ``model.backbone``, ``custom_keys`` match parts of names. A model with a
+    method ``split_for_optimizer`` gives the part that the constructor gets and a list of further
+    parameters, which become a group of their own with the optimizer's own rate and decay.
+    """
+    from mmengine.optim.optimizer import builder
+
+    original = builder.build_optim_wrapper
+    if hasattr(original, '__wrapped__'):
+        return
+
+    @functools.wraps(original)
+    def build_optim_wrapper(model, cfg):
+        from mmengine.model import is_model_wrapper
+
+        inner = model.module if is_model_wrapper(model) else model
+        if not hasattr(type(inner), 'split_for_optimizer'):
+            return original(model, cfg)
+        part, others = inner.split_for_optimizer()
+        wrapper = original(part, cfg)
+        if others:
+            _add_group(wrapper, others)
+        return wrapper
+
+    modules = ('mmengine.optim', 'mmengine.optim.optimizer', 'mmengine.runner.runner')
+    for module in (*map(importlib.import_module, modules), builder):
+        module.build_optim_wrapper = build_optim_wrapper
+    strategy = sys.modules.get('mmengine._strategy.base')
+    if strategy is not None:
+        strategy.build_optim_wrapper = build_optim_wrapper
+
+
+def _add_group(wrapper, parameters: list) -> None:
+    from mmengine.optim import OptimWrapper
+
+    if not isinstance(wrapper, OptimWrapper):
+        raise TypeError(
+            f'the optimizer constructor gives a {type(wrapper).__name__} of several optimizers, and it '
+            "is not clear which one trains the distillation's connectors. Use a constructor that "
+            'gives one OptimWrapper, or losses without connectors (align=None).'
+        )
+    wrapper.optimizer.add_param_group(dict(params=parameters))
 
 
 def channel_swap_and_padding(preprocessor) -> tuple:
@@ -403,6 +454,7 @@ def setup() -> None:
         return
     check_versions()
     mend_mmseg_lookup()
+    let_models_split_their_parameters()
     importlib.import_module('mmseg.models')
     if installed_versions()['mmdet'] is not None and has_mmcv_ops():
         importlib.import_module('mmdet.models')

@@ -2,8 +2,8 @@
 
 import copy
 import functools
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -224,6 +224,19 @@ def _run_operator(forward: Callable, module: nn.Module, *args: Any, **kwargs: An
         return forward(module, *args, **kwargs)
 
 
+@contextmanager
+def _hooks_removed(model: nn.Module) -> Iterator[None]:
+    """Remove the forward hooks that modules get within the context."""
+    tables = [t for m in model.modules() for t in (m._forward_hooks, m._forward_pre_hooks)]
+    before = [set(table) for table in tables]
+    try:
+        yield
+    finally:
+        for table, keys in zip(tables, before):
+            for key in set(table) - keys:
+                del table[key]
+
+
 class FrozenTeacher:
     """A model that gives features and never changes.
 
@@ -350,8 +363,13 @@ class FrozenTeacher:
         dtype = PRECISIONS[self._precision] if low else None
         return torch.autocast(device_type, dtype=dtype, enabled=low)
 
-    def _hand_over(self, device_type: str) -> None:
-        """Bring the features into a form that every loss and connector can take."""
+    def _hand_over(self, device_type: str, given: torch.dtype) -> None:
+        """Bring the features into a form that every loss and connector can take.
+
+        Args:
+            device_type (str): 'cpu' or 'cuda'.
+            given (torch.dtype): The type of the student's images.
+        """
         student_is_low = is_autocast_enabled(device_type)
 
         def convert(feature: Tensor) -> Tensor:
@@ -359,6 +377,8 @@ class FrozenTeacher:
                 return feature
             if not student_is_low and feature.dtype in (torch.bfloat16, torch.float16):
                 feature = feature.float()
+            if given != self.dtype:
+                feature = feature.to(given)
             return feature.contiguous()
 
         for recorder in self._recorders():
@@ -379,9 +399,46 @@ class FrozenTeacher:
         memo[id(self)] = copied
         copied.is_borrowed = True
         copied._distiller = copy.deepcopy(self._distiller, memo)
-        copied._distiller.teacher_recorders.initialize(self.model)
-        copied._hook()
         return copied
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record the teacher's features for as long as the context lasts.
+
+        The recorders of a copy hook the shared model for that time alone: else each copy would
+        leave hooks behind, and these would keep the copy alive.
+        """
+        recorders, deliveries = self._distiller.teacher_recorders, self._distiller.deliveries
+        with _hooks_removed(self.model) if self.is_borrowed else nullcontext():
+            if self.is_borrowed:
+                recorders.initialize(self.model)
+                self._hook()
+            with recorders, deliveries:
+                yield
+
+    def follow(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Go to the device that a function moves tensors to.
+
+        The weights keep their values: a cast of the student to a narrower type (``half()``) is not
+        meant for them, and neither are ``to_empty()`` and the meta device. A wider type loses nothing.
+
+        Args:
+            fn (Callable): What ``nn.Module._apply`` is given.
+        """
+        here = next(self.model.parameters()).device
+        probe = torch.empty(0, device=here, dtype=torch.float32)
+        moved = fn(probe)
+        if moved.dtype == torch.float64:
+            self.model.to(moved.dtype)
+        if moved.device != here and not moved.is_meta:
+            self.model.to(moved.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the images that the model takes."""
+        if self._precision in ('bf16', 'fp16'):  # autocast converts them
+            return torch.float32
+        return next(self.model.parameters()).dtype
 
     def _recorders(self) -> list[ModuleOutputsRecorder]:
         recorders = self._distiller.teacher_recorders.recorders.values()
@@ -428,7 +485,7 @@ class FrozenTeacher:
     def extract(self, inputs: Tensor, data_samples: list | None = None) -> None:
         """Run the teacher until the distiller has the last feature it needs.
 
-        To be called within the distiller's ``teacher_recorders`` and ``deliveries``.
+        To be called within :meth:`recording`.
 
         Args:
             inputs (Tensor): The student's images, shape (B, C, H, W).
@@ -444,13 +501,15 @@ class FrozenTeacher:
             inputs = self.renormalize(inputs, data_samples)
         if self._channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
+        given = inputs.dtype  # of a student that was cast, where it is not the teacher's
+        inputs = inputs.to(self.dtype)
         with self._autocast(inputs.device.type):
             if self.stops_early:
                 self._run_to_last_feature(inputs, data_samples)
             else:
                 self.model(inputs, data_samples, mode='loss')
-        if self._precision is not None or self._channels_last:
-            self._hand_over(inputs.device.type)
+        if self._precision is not None or self._channels_last or given != inputs.dtype:
+            self._hand_over(inputs.device.type, given)
 
     @torch.no_grad()
     def predict(self, data: dict | tuple | list, preprocessor: nn.Module) -> list:
@@ -491,7 +550,7 @@ class FrozenTeacher:
             handles.append(module.register_forward_hook(lambda *_, name=name: ended.add(name)))
         inputs = next(self.model.parameters()).new_zeros((1, *shape))
         try:
-            with self._distiller.teacher_recorders, torch.no_grad(), _UsedTensors() as used:
+            with self.recording(), torch.no_grad(), _UsedTensors() as used:
                 self._run_to_last_feature(inputs, None)
         finally:
             for handle in handles:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
+from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from mmrazor.models import SingleTeacherDistill
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..distillers import FeatureDistiller, PairFeatures, run_for_features
 from ..registry import check_type, register_model
+from ..utils.random_numbers import separate_random_numbers
 from .frozen_teacher import (
     FrozenTeacher,
     build_model,
@@ -115,12 +116,21 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             )
         self._check_init_student(init_student, teacher_ckpt)
         check_type(distiller, 'distiller')
-        super().__init__(
-            distiller={'_scope_': 'mmrazor', **copy.deepcopy(distiller)},
-            teacher=build_teacher(teacher),
-            architecture=build_model(architecture),
-            **kwargs,
-        )
+        # The student draws the random numbers that it draws alone.
+        student = build_model(architecture)
+        if any(parameter.is_meta for parameter in student.parameters()):
+            raise ValueError(
+                'the student was built on the meta device, where tensors have no values: the teacher '
+                'could not be loaded and images not be normalised. Build the distillation on the CPU '
+                'and move it.'
+            )
+        with separate_random_numbers():
+            super().__init__(
+                distiller={'_scope_': 'mmrazor', **copy.deepcopy(distiller)},
+                teacher=build_teacher(teacher),
+                architecture=student,
+                **kwargs,
+            )
         clash = [name for name, _ in self.student.named_children() if name in _RESERVED]
         if clash:
             raise ValueError(
@@ -145,6 +155,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self._frozen_teacher.set_speed(teacher_precision, teacher_channels_last, teacher_compile)
         self.distiller.student_trainable = self.student_trainable
         self._register_state_dict_hook(_to_student_names)
+        self._is_built = True
 
     def _warn_of_classes(self) -> None:
         """Warn if the models tell apart another number of classes; it may be meant."""
@@ -181,9 +192,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             )
 
     def init_weights(self) -> None:
-        """Initialise the student, then copy what it inherits from the teacher; once."""
+        """Initialise the student as if it were alone, then the distiller; once.
+
+        What the student inherits from the teacher is copied at the end.
+        """
         is_first = not self._is_init
-        super().init_weights()
+        if is_first:
+            self.student.init_weights()
+        with separate_random_numbers():
+            super().init_weights()  # leaves out what is initialised
         if not is_first or not self._inherited:
             return
         student = self.student.state_dict()
@@ -203,6 +220,52 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         memo[id(self)] = copied
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return copied
+
+    # What hooks and tools look up or set on "the model" is meant for the student.
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            student = self.__dict__.get('_modules', {}).get('architecture')
+            if student is None or name.startswith('__'):
+                raise
+        try:
+            return getattr(student, name)
+        except AttributeError:
+            raise AttributeError(
+                f'neither {type(self).__name__} nor its student {type(student).__name__} has an '
+                f'attribute {name!r}'
+            ) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._is_of_student(name) and not isinstance(value, (nn.Module, nn.Parameter)):
+            setattr(self.student, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if self._is_of_student(name):
+            delattr(self.student, name)
+        else:
+            super().__delattr__(name)
+
+    def _is_of_student(self, name: str) -> bool:
+        """Whether a public attribute is none of the algorithm's own, once that is built."""
+        own = self.__dict__
+        if '_is_built' not in own or name.startswith('_') or name in own:
+            return False
+        kinds = ('_modules', '_parameters', '_buffers')
+        return not hasattr(type(self), name) and all(name not in own[kind] for kind in kinds)
+
+    def split_for_optimizer(self) -> tuple[BaseModel, list[nn.Parameter]]:
+        """Give what MMEngine's optimizer constructors are for, and what they must not see.
+
+        Returns:
+            tuple[BaseModel, list[nn.Parameter]]: The student, whose groups are thereby those of the
+            student alone; and the parameters of connectors and losses.
+        """
+        return self.student, list(self.distiller.parameters())
 
     @property
     def teacher(self) -> BaseModel:
@@ -245,18 +308,22 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 f'the batch is empty: images of shape {tuple(batch_inputs.shape)}; check the data '
                 'set and the batch size of train_dataloader'
             )
-        if self.distillation_stopped:
-            return self._keep_connectors(self._student_losses(batch_inputs, data_samples))
         distiller = self.distiller
         if isinstance(distiller, FeatureDistiller):
-            distiller.compared = {}  # of the iteration before
-        self._run_teacher(batch_inputs, data_samples)
+            distiller.forget()  # of the iteration before
+        if self.distillation_stopped:
+            return self._keep_connectors(self._student_losses(batch_inputs, data_samples))
+        # The message hub has the number of the iteration, in a resumed training too.
+        iteration = MessageHub.get_current_instance().get_info('iter', 0)
+        with separate_random_numbers(2 * iteration, batch_inputs.device):
+            self._run_teacher(batch_inputs, data_samples)
         distiller.set_deliveries_override(True)
         with distiller.student_recorders, distiller.deliveries:
             losses = self._student_losses(batch_inputs, data_samples)
         # MMRazor's own distillers take none
         given = (data_samples,) if isinstance(distiller, FeatureDistiller) else ()
-        losses.update(add_prefix(distiller.compute_distill_losses(*given), 'distill'))
+        with separate_random_numbers(2 * iteration + 1, batch_inputs.device):
+            losses.update(add_prefix(distiller.compute_distill_losses(*given), 'distill'))
         # The graph keeps what backward needs; the rest need not wait for the next iteration.
         self._forget_features()
         return losses
@@ -294,7 +361,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self, batch_inputs: Tensor, data_samples: list[BaseDataElement] | None
     ) -> None:
         self.distiller.set_deliveries_override(False)
-        with self.distiller.teacher_recorders, self.distiller.deliveries:
+        with self._frozen_teacher.recording():
             self._frozen_teacher.extract(batch_inputs, data_samples)
 
     def _forget_features(self) -> None:
@@ -330,7 +397,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         super()._apply(fn, *args, **kwargs)
         # moving a copy (EMA on another device) must not move the original's teacher
         if not self._frozen_teacher.is_borrowed:
-            self.teacher._apply(fn)
+            self._frozen_teacher.follow(fn)
         return self
 
     def _load_from_state_dict(

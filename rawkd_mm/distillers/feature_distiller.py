@@ -555,7 +555,7 @@ class FeatureDistiller(ConfigurableDistiller):
                 overwritten; or if a loss needs data samples and there are none.
         """
         losses = super().compute_distill_losses()
-        self.geometry, self.compared = {}, {}
+        self.forget()
         for pair in self.pairs:
             feature, student, teacher = self.features(pair)
             if self.student_trainable and torch.is_grad_enabled() and not feature.requires_grad:
@@ -571,6 +571,10 @@ class FeatureDistiller(ConfigurableDistiller):
                 with torch.no_grad():
                     self.geometry[pair.name] = functional.decompose(student, teacher)
         return losses
+
+    def forget(self) -> None:
+        """Let go of the features that were last compared."""
+        self.geometry, self.compared = {}, {}
 
     def features(self, pair: FeaturePair) -> PairFeatures:
         """Give what the recorders hold of a pair, and align it.

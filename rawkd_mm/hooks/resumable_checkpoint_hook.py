@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from mmengine.dist import get_world_size, is_distributed, is_main_process
 from mmengine.hooks import CheckpointHook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import distributed
 
 from ..registry import HOOKS
 from ..utils.checkpoint_files import POINTER, WholeFilesBackend, find_last_checkpoint
+from ..utils.optimizer_state import regroup_optimizer_state
 from ..utils.resume import begin_training, number_batches, seed_iteration, shield_workers
 
 # What a process gives back that SIGTERM has ended: 128 plus the signal's number, as shells have it.
@@ -81,8 +83,17 @@ class ResumableCheckpointHook(CheckpointHook):
             runner.logger.warning(f'Not resumed from {reason}.')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Remember how far the training was in its epoch, and with which batches."""
+        """Remember how far the training was in its epoch, and with which batches.
+
+        The optimizer's state of an older checkpoint of a distillation gets the groups of today.
+        """
         self._resumed_from = checkpoint.get('meta', {})
+        if isinstance(runner.optim_wrapper, OptimWrapper) and runner._resume:
+            if regroup_optimizer_state(checkpoint, runner.optim_wrapper):
+                runner.logger.info(
+                    "The optimizer's state was saved with other parameter groups; it goes on in those "
+                    'of today, each with the learning rate that it had.'
+                )
 
     def before_train(self, runner: Runner) -> None:
         """Prepare files, batches and signals."""

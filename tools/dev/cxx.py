@@ -40,7 +40,9 @@ def precompile(compiler: list, arguments: list, folder: Path) -> Path:
         if not header.exists():
             header.write_text('#include <torch/types.h>\n')
             command = [*compiler, *header_flags(arguments), '-x', 'c++-header', str(header)]
-            subprocess.run([*command, '-o', f'{header}.gch'], check=False)  # without it: only slower
+            subprocess.run(
+                [*command, '-o', f'{header}.gch'], check=False
+            )  # without it: only slower
     return header
 
 

@@ -1,18 +1,21 @@
 """Make `.venv` and install what `make demo`, `make test` or `make lint` needs into it.
 
-For `make test-classic` it is `.venv-classic`, with OpenMMLab's own last releases.
+For `make test-classic` it is `.venv-classic`, with OpenMMLab's own last releases; with `--separate`
+it is an environment named after its Python and torch, for `make test-versions`.
 
 Runs with the standard library alone. Every finished step leaves a hash of what it was made from in
 `.venv/rawkd_env.json` and is skipped as long as that hash is the same, so that running this again
 costs nothing. A `.venv` in which an installation was cut short is made anew: pip takes half a
 package for a whole one.
 
-mmcv comes in two builds. The demo does without compiled ops and gets mmcv in seconds. The tests
-need them (mmdet does): they are compiled once per machine, and the wheel is kept in
+mmcv comes in two builds. The demo and the tests of segmentation do without compiled ops and get
+mmcv in seconds. Detection needs the ops: they are compiled once per machine, and the wheel is kept in
 `${XDG_CACHE_HOME:-~/.cache}/rawkd_mm/wheels/`, because pip's own cache does not tell the two apart.
+The stages `wheel` and `wheel-classic` only compile: tests can run in the environment meanwhile.
 """
 
 import argparse
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -46,12 +49,14 @@ class Stack:
         requirements: Their pins.
         mmcv: The distribution that provides mmcv.
         pythons: The first and the last Python that all of them exist for.
+        other_pins: Pins that replace those of the same name, if any.
     """
 
     venv: Path
     requirements: Path
     mmcv: str
     pythons: tuple
+    other_pins: 'Path | None' = None
 
     @property
     def python(self) -> Path:
@@ -79,7 +84,7 @@ STACK = MODERN  # the one that this process sets up; main() chooses
 
 HEARTBEAT = 30  # seconds between two signs of life
 TAIL = 25  # lines of output shown of a command that failed
-COMPILE_SECONDS = 13 * 60  # the ops of mmcv for the CPU, measured on 2 cores; less on more
+COMPILE_SECONDS = 3 * 60  # the ops of mmcv for the CPU, measured on 2 fast cores
 
 # Run in the venv. The ops are loaded straight from their file: `import mmcv` needs packages that
 # may not be there yet, and only loading shows that they fit the torch that is installed.
@@ -113,7 +118,8 @@ CHECK = """
 import cv2, mmcv, mmengine, mmseg, sklearn, torch, torchvision
 print('torch', torch.__version__, 'mmcv', mmcv.__version__, 'mmseg', mmseg.__version__)
 """
-CHECK_TESTS = CHECK + 'import mmcv.ops, mmdet, pytest, xdist, hypothesis\n'
+CHECK_SEG = CHECK + 'import pytest, xdist, hypothesis\n'
+CHECK_TESTS = CHECK_SEG + 'import mmcv.ops, mmdet\n'
 
 
 class StepError(Exception):
@@ -196,9 +202,15 @@ def pins(path: Path) -> dict:
     return lines
 
 
+def all_pins() -> dict:
+    """The requirement lines that hold for the stack and its tests, by name."""
+    other = pins(STACK.other_pins) if STACK.other_pins else {}
+    return {**pins(TEST_REQUIREMENTS), **pins(STACK.requirements), **other}
+
+
 def pin(*names: str) -> list:
     """The requirement lines of these names, from the stack's pins or else those for the tests."""
-    known = {**pins(TEST_REQUIREMENTS), **pins(STACK.requirements)}
+    known = all_pins()
     missing = [name for name in names if name not in known]
     if missing:
         raise StepError(
@@ -298,8 +310,12 @@ LOCKS = []  # file descriptors that hold a lock
 
 
 def lock(folder: Path, what: str) -> None:
-    """Wait until no other process works on a folder. Released when this process ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Wait until no other process holds the lock of a folder. Released when this process ends."""
+    # Not in the folder itself, which may be made anew.
+    locks = cache_folder() / 'locks'
+    locks.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    descriptor = os.open(locks / name, os.O_RDONLY | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -336,8 +352,9 @@ def install_torch() -> None:
 
 
 def install_requirements(*files: Path) -> None:
-    """Install requirement files."""
-    pip('install', *(argument for path in files for argument in ('-r', path)), expected='1 min')
+    """Install what requirement files name."""
+    names = list(dict.fromkeys(name for path in files for name in pins(path)))
+    pip('install', *pin(*names), expected='1 min')
 
 
 def install_classic() -> None:
@@ -403,12 +420,16 @@ def wheel_key(mmcv: str, torch: str, python: str, platform: str, device: str) ->
     return f'mmcv{mmcv}-torch{torch}-{python}-{platform}-{device}'
 
 
+def cache_folder() -> Path:
+    """What is kept on this machine for all checkouts."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'rawkd_mm'
+
+
 def wheel_folder(have: dict) -> Path:
     """The cache folder for what `probe` found."""
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     names = ('torch', 'python', 'platform', 'device')
     key = wheel_key(pinned_version(STACK.mmcv), **{name: have[name] for name in names})
-    return cache / 'rawkd_mm' / 'wheels' / key
+    return cache_folder() / 'wheels' / key
 
 
 def cached_wheel(have: dict) -> 'Path | None':
@@ -455,14 +476,22 @@ def install_mmcv_with_ops() -> None:
     have = probe()
     if installed(have) and have['ops'] == 'yes':
         return
+    compile_mmcv()
+    if install_cached_wheel(have):
+        return
+    compile_mmcv()  # the kept wheel did not load and is removed
+    if not install_cached_wheel(have):
+        raise StepError('the ops that were just compiled do not load', f'See {STACK.log}.')
+
+
+def compile_mmcv() -> None:
+    """Compile mmcv's ops for the torch of the venv, unless their wheel is kept already."""
+    have = probe()
     folder = wheel_folder(have)
     folder.mkdir(parents=True, exist_ok=True)
     lock(folder, 'compiles the same wheel')
-    if install_cached_wheel(have):
-        return
-    build_wheel(have, folder)
-    if not install_cached_wheel(have):
-        raise StepError('the ops that were just compiled do not load', f'See {STACK.log}.')
+    if cached_wheel(have) is None:
+        build_wheel(have, folder)
 
 
 def mmcv_sources(folder: Path) -> Path:
@@ -479,7 +508,7 @@ def mmcv_sources(folder: Path) -> Path:
         '--no-binary=:all:',
         f'--dest={folder}',
         *pin(STACK.mmcv),
-        MMCV_WITH_OPS='0',
+        MMCV_WITH_OPS='1',  # without, mmcv 2.1 calls itself mmcv-lite; nothing is compiled here
     )
     archive = next(folder.glob('*.tar.gz'))
     with tarfile.open(archive) as packed:
@@ -520,7 +549,7 @@ def build_wheel(have: dict, folder: Path) -> None:
         environment.update(CUDA_VISIBLE_DEVICES='', FORCE_CUDA='0')
     expected = duration(COMPILE_SECONDS) if have['device'] == 'cpu' else 'half an hour or more'
     say(
-        f'      compiling the ops of mmcv for {have["device"]}, once: {expected} on 2 cores\n'
+        f'      compiling the ops of mmcv for {have["device"]}, once: {expected} on 2 fast cores\n'
         f'      (jobs: {environment["MAX_JOBS"]}; the wheel will be kept in {folder})'
     )
     pip('install', *pin('setuptools', 'wheel', 'ninja', 'psutil'))
@@ -553,6 +582,8 @@ def stages() -> dict:
     torch = [pin(name) for name in ('torch', 'torchvision')]
     mmcv = [*torch, pin(STACK.mmcv)]
     both = (REQUIREMENTS, TEST_REQUIREMENTS)
+    if STACK.other_pins:
+        both += (STACK.other_pins,)
 
     venv = Step('venv', 'an empty environment', '5 s', (), make_venv)
     ruff = Step('ruff', 'ruff', '3 s', (pin('ruff'),), install_ruff)
@@ -560,17 +591,20 @@ def stages() -> dict:
     ops = Step(
         'mmcv with ops',
         'mmcv with compiled ops',
-        '5 s from the cache, else 13 min',
+        '5 s from the cache, else 3 to 10 min',
         tuple(mmcv),
         install_mmcv_with_ops,
     )
     plain = Step('mmcv', 'mmcv', '10 s', tuple(mmcv), install_mmcv, covered_by=ops)
+    wheel = Step(
+        'wheel', "mmcv's compiled ops", '3 to 10 min', tuple(mmcv), compile_mmcv, covered_by=ops
+    )
     tests = Step(
         'packages for tests',
         'the other packages, and those of the tests',
         '45 s',
         both,
-        lambda: install_requirements(*both),
+        lambda: install_requirements(REQUIREMENTS, TEST_REQUIREMENTS),
     )
     packages = Step(
         'packages',
@@ -599,14 +633,20 @@ def stages() -> dict:
         install_project,
     )
     check_tests = Step('check of tests', 'do they work?', '15 s', (), lambda: check(CHECK_TESTS))
+    check_seg = Step(
+        'check of test-seg', 'do they work?', '15 s', (), lambda: check(CHECK_SEG), check_tests
+    )
     check_demo = Step(
-        'check', 'do they work?', '10 s', (), lambda: check(CHECK), covered_by=check_tests
+        'check', 'do they work?', '10 s', (), lambda: check(CHECK), covered_by=check_seg
     )
     return {
         'lint': [venv, ruff],
         'demo': [venv, torch, plain, packages, opencv, project, check_demo],
+        'test-seg': [venv, torch, plain, tests, opencv, project, check_seg],
         'test': [venv, torch, ops, tests, opencv, project, check_tests],
         'test-classic': [venv, torch, ops, classic, opencv, project, check_tests],
+        'wheel': [venv, torch, wheel],
+        'wheel-classic': [venv, torch, wheel],
     }
 
 
@@ -632,7 +672,7 @@ def usable() -> bool:
 
 def set_up(stage: str) -> None:
     """Run the steps of a stage that are not up to date."""
-    lock(ROOT, 'sets up this checkout')
+    lock(STACK.venv, f'sets up {STACK.venv.name}')
     steps = stages()[stage]
     done = read_state()
     sound = STACK.python.exists() and not STACK.unfinished.exists()
@@ -664,13 +704,32 @@ def set_up(stage: str) -> None:
     )
 
 
+def separate_name(python: tuple, torch: str) -> str:
+    """Name of the environment of one combination: `.venv-py3.12-torch2.10`."""
+    return f'.venv-py{python[0]}.{python[1]}-torch{".".join(torch.split(".")[:2])}'
+
+
 def main() -> None:
     """Read the command line and set up."""
     global STACK
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('stage', choices=('lint', 'demo', 'test', 'test-classic'))
-    stage = parser.parse_args().stage
-    STACK = CLASSIC if stage == 'test-classic' else MODERN
+    parser.add_argument('stage', choices=stages())
+    parser.add_argument(
+        '--separate',
+        action='store_true',
+        help='in an environment named after its Python and torch instead of .venv',
+    )
+    parser.add_argument(
+        '--pins', type=Path, metavar='FILE', help='pins that replace those of the same name'
+    )
+    args = parser.parse_args()
+    stage = args.stage
+    STACK = CLASSIC if stage.endswith('-classic') else MODERN
+    if args.pins:
+        STACK = dataclasses.replace(STACK, other_pins=args.pins.resolve())
+    if args.separate:
+        name = separate_name(sys.version_info[:2], pinned_version('torch'))
+        STACK = dataclasses.replace(STACK, venv=ROOT / name)
     first, last = STACK.pythons
     if not first <= sys.version_info[:2] <= last:
         sys.exit(
