@@ -159,8 +159,8 @@ def let_models_split_their_parameters() -> None:
 
     A constructor looks at the names and the attributes of the model that it is given: layer-wise
     decay counts the layers of ``model.backbone``, ``custom_keys`` match parts of names. A model with a
-    method ``split_for_optimizer`` gives the part that the constructor gets and a list of further
-    parameters, which become a group of their own with the optimizer's own rate and decay.
+    method ``split_for_optimizer`` gives the part that the constructor gets and a dict of further
+    parameters by name, which become a group of their own with the optimizer's own rate and decay.
     """
     from mmengine.optim.optimizer import builder
 
@@ -189,16 +189,20 @@ def let_models_split_their_parameters() -> None:
         strategy.build_optim_wrapper = build_optim_wrapper
 
 
-def _add_group(wrapper, parameters: list) -> None:
-    from mmengine.optim import OptimWrapper
+def _add_group(wrapper, parameters: dict) -> None:
+    from mmengine.optim import OptimWrapperDict
 
-    if not isinstance(wrapper, OptimWrapper):
+    if isinstance(wrapper, OptimWrapperDict):
         raise TypeError(
             f'the optimizer constructor gives a {type(wrapper).__name__} of several optimizers, and it '
             "is not clear which one trains the distillation's connectors. Use a constructor that "
             'gives one OptimWrapper, or losses without connectors (align=None).'
         )
-    wrapper.optimizer.add_param_group(dict(params=parameters))
+    group = dict(params=list(parameters.values()))
+    # Constructors of layer-wise decay name the parameters, and torch wants all groups named or none.
+    if any('param_names' in given for given in wrapper.optimizer.param_groups):
+        group['param_names'] = list(parameters)
+    wrapper.optimizer.add_param_group(group)
 
 
 def channel_swap_and_padding(preprocessor) -> tuple:

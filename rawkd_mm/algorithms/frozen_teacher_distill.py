@@ -258,14 +258,14 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         kinds = ('_modules', '_parameters', '_buffers')
         return not hasattr(type(self), name) and all(name not in own[kind] for kind in kinds)
 
-    def split_for_optimizer(self) -> tuple[BaseModel, list[nn.Parameter]]:
+    def split_for_optimizer(self) -> tuple[BaseModel, dict[str, nn.Parameter]]:
         """Give what MMEngine's optimizer constructors are for, and what they must not see.
 
         Returns:
-            tuple[BaseModel, list[nn.Parameter]]: The student, whose groups are thereby those of the
-            student alone; and the parameters of connectors and losses.
+            tuple[BaseModel, dict[str, nn.Parameter]]: The student, whose groups are thereby those of
+            the student alone; and the parameters of connectors and losses, by their names.
         """
-        return self.student, list(self.distiller.parameters())
+        return self.student, dict(self.distiller.named_parameters(prefix='distiller'))
 
     @property
     def teacher(self) -> BaseModel:
