@@ -27,6 +27,8 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
+from .needless_messages import silence
+
 __all__ = [
     'TESTED_VERSIONS',
     'autocast_dtype',
@@ -457,6 +459,7 @@ def setup() -> None:
     if _is_set_up:
         return
     check_versions()
+    silence()
     mend_mmseg_lookup()
     let_models_split_their_parameters()
     importlib.import_module('mmseg.models')

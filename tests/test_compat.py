@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import warnings
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -222,3 +223,43 @@ def test_failing_mmrazor_tells_the_reason(damaged, attempt):
     message = damaged['errors'][attempt]
     assert "No module named 'mmrazor.engine'" in message
     assert compat._tested_text('mmrazor') in message
+
+
+IMPORT_ALL = """
+import rawkd_mm, mmseg.datasets, mmseg.engine, mmseg.evaluation
+from rawkd_mm.compat import has_mmcv_ops
+if has_mmcv_ops():
+    import mmdet.datasets, mmdet.engine, mmdet.evaluation
+print('{}')
+"""
+
+
+def test_importing_prints_nothing(tmp_path):
+    """Neither of ours nor of the packages below us."""
+    done = subprocess.run(
+        [sys.executable, '-c', IMPORT_ALL],
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, '{}\n', '')
+
+
+def test_only_the_listed_messages_are_left_out(capsys):
+    from mmengine.logging import print_log
+    from mmseg.models.losses import CrossEntropyLoss
+
+    from rawkd_mm.needless_messages import NEEDLESS_LOG
+
+    for text in NEEDLESS_LOG:
+        print_log(text + ' and so on')
+    print_log('The user wrote this')
+    assert capsys.readouterr().out == 'The user wrote this\n'
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        compat.silence()
+        CrossEntropyLoss()
+        warnings.warn('What the user wrote is wrong', stacklevel=1)
+    assert [str(w.message) for w in caught] == ['What the user wrote is wrong']

@@ -139,7 +139,8 @@ def training(data, folder, hooks, distilled=True, dataset=None, watching=(), **k
             launcher='none',
             randomness=dict(seed=0),
             **kwargs,
-        )
+        ),
+        format_python_code=False,  # takes longer than the training
     )  # fmt: skip
     runner = build_runner(cfg)
     for hook in (Losses(), *watching):
