@@ -133,7 +133,7 @@ def setup_env():
 
 
 BUILD = dict(
-    mmcv='2.3.6', torch='2.10.0+cu128', python='cp311', platform='linux-x86_64', device='cpu'
+    mmcv='2.3.6', torch='2.14.1+cu130', python='cp311', platform='linux-x86_64', device='cpu'
 )
 
 
