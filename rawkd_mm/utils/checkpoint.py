@@ -115,6 +115,10 @@ def load_as_modules_do(model: nn.Module, weights: dict[str, Tensor]) -> Loaded:
     compute what is not there, while they load. So what a state dict has for a model is known only
     afterwards.
 
+    One thing MMEngine's and PyTorch's ``load_state_dict`` do not do any more: they show a module only
+    what begins with the module's name and a dot. A deformable convolution ``conv2`` does not find its
+    old ``conv2_offset.weight`` there; its offsets stay 0, with a line in the log. Here it does.
+
     Args:
         model (nn.Module): The model. Gets every entry that has its name and shape.
         weights (dict[str, Tensor]): With ``_metadata``, the versions of the modules that were saved,
@@ -147,8 +151,8 @@ def load_as_modules_do(model: nn.Module, weights: dict[str, Tensor]) -> Loaded:
         errors.extend(p for p in problems if not any(f' {name}: ' in p for name in of_shapes))
         for name, child in module._modules.items():
             if child is not None:
-                below = f'{prefix}{name}.'
-                load(child, {k: v for k, v in local.items() if k.startswith(below)}, below)
+                below = prefix + name
+                load(child, {k: v for k, v in local.items() if k.startswith(below)}, f'{below}.')
         for hook in module._load_state_dict_post_hooks.values():
             hook(module, _IncompatibleKeys(missing, unexpected))
 
@@ -202,19 +206,26 @@ def load_all_weights(model: nn.Module, checkpoint: dict) -> dict[str, Tensor]:
             another shape; lists all of them. If it has no weights; names its keys.
     """
     given, _ = find_weights(checkpoint, 'the checkpoint')
-    weights = _student_weights(given, model.state_dict())
-    try:
-        missing = model.load_state_dict(weights, strict=False).missing_keys
-    except RuntimeError as error:  # shapes that differ
-        raise CheckpointError(f'the checkpoint does not fit the model: {error}') from error
-    missing = [name for name in missing if not name.endswith('num_batches_tracked')]
+    expected = model.state_dict()
+    weights = _student_weights(given, expected)
+    found, lacking, errors = load_as_modules_do(model, weights)
+    errors += [
+        f'{name}: {tuple(value.shape)}, the model has {tuple(expected[name].shape)}'
+        for name, value in found.items()
+        if value.shape != expected[name].shape
+    ]
+    if errors:
+        raise CheckpointError(f'the checkpoint does not fit the model: {"; ".join(errors)}')
+    missing = [n for n in expected if n in lacking and not n.endswith('num_batches_tracked')]
     if missing:
         raise CheckpointError(
             f'the checkpoint has {len(weights)} entries, but not these {len(missing)} of the '
             f'model {type(model).__name__}, which would stay random: {", ".join(missing)}. '
             'Is it the checkpoint of this config?'
         )
-    return weights
+    result = OrderedDict(found)
+    result._metadata = expected._metadata  # nothing is to be renamed again
+    return result
 
 
 def _bare_model(model: nn.Module) -> nn.Module:
