@@ -122,6 +122,8 @@ def box_labels(model: nn.Module) -> LabelRange | None:
         module.num_classes
         for name, module in model.named_modules()
         if isinstance(getattr(module, 'num_classes', None), int)
+        # a panoptic model's own number counts the stuff, too
+        and name
         and not f'{name}.'.startswith(('backbone.', *others))
     ]
     return LabelRange(max(counts)) if counts else None
