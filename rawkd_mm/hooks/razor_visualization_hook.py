@@ -1,12 +1,16 @@
 """Pictures of feature maps during a training."""
 
 import types
+from typing import Any
 
+import mmcv
 import mmrazor.engine
+import numpy as np
 import torch
 from mmengine.dist import master_only
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 from mmrazor.engine.hooks.visualization_hook import RazorVisualizationHook as _RazorsHook
 from mmrazor.registry import HOOKS
 from torch import nn
@@ -25,7 +29,13 @@ class RazorVisualizationHook(_RazorsHook):
     - The training draws the random numbers that it would draw without.
     - Sources ``'teacher....'`` work beside ``'architecture....'``, the student's: the teacher sees the
       same images, made as its own config says.
+    - Pictures are written whatever the visualizer: MMSegmentation 1.2.2's fails on those without
+      predictions.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._visualizer = _Pictures(self._visualizer)
 
     @master_only
     def before_run(self, runner: Runner) -> None:
@@ -58,6 +68,31 @@ class RazorVisualizationHook(_RazorsHook):
             self.out_dir = out_dir
             for module, mode in modes.items():
                 module.training = mode
+
+
+class _Pictures:
+    """What MMRazor's hook asks of a visualizer, for pictures that are drawn already."""
+
+    def __init__(self, visualizer: Visualizer) -> None:
+        self.visualizer = visualizer
+        self.draw_featmap = visualizer.draw_featmap  # MMRazor's, which its hook has put there
+
+    def add_datasample(
+        self,
+        name: str,
+        image: np.ndarray,
+        show: bool,
+        wait_time: float,
+        out_file: str | None,
+        step: int,
+        **_: Any,
+    ) -> None:
+        if show:
+            self.visualizer.show(image, win_name=name, wait_time=wait_time)
+        if out_file is not None:
+            mmcv.imwrite(mmcv.rgb2bgr(image), out_file)
+        else:
+            self.visualizer.add_image(name, image, step)
 
 
 class _Both:
