@@ -9,7 +9,16 @@ from .version import __version__
 
 compat.setup()
 
-from . import algorithms, connectors, datasets, distillers, hooks, losses, utils  # noqa: E402
+from . import (  # noqa: E402
+    algorithms,
+    connectors,
+    datasets,
+    distillers,
+    hooks,
+    loops,
+    losses,
+    utils,
+)
 
 __all__ = [
     '__version__',
@@ -19,6 +28,7 @@ __all__ = [
     'datasets',
     'distillers',
     'hooks',
+    'loops',
     'losses',
     'utils',
 ]

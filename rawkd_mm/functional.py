@@ -9,11 +9,13 @@ between the two as vectors of length N. Mean squared error mixes a magnitude wit
 .. math::
     \frac{1}{N} \|F^t - F^s\|^2 = \frac{1}{N} [(m - n)^2 + 2mn (1 - \cos\theta)]
 
-Every function takes ``(student, teacher)`` of one shape ``(B, C, ...)``, sends gradient to the student
-only, and reduces in float32 (float64 if an input is float64), so that half precision maps neither
-overflow nor lose digits. Sums of squares have to fit the type they are reduced in: in float32, norms
-from 1e-19 to 1e19 are exact, shorter ones lose digits and become 0, all of which is far below the eps
-under which a vector has no direction. NaN or inf in an input gives NaN or inf, never a finite number.
+Every function takes ``(student, teacher)`` of one shape ``(B, C, ...)``: the channels are the second
+dimension, also of three (tokens (B, N, C) have to be transposed; the registered losses ask which of the
+two they are given). It sends gradient to the student only, and reduces in float32 (float64 if an input
+is float64), so that half precision maps neither overflow nor lose digits. Sums of squares have to fit
+the type they are reduced in: in float32, norms from 1e-19 to 1e19 are exact, shorter ones lose digits
+and become 0, all of which is far below the eps under which a vector has no direction. NaN or inf in an
+input gives NaN or inf, never a finite number.
 """
 
 from typing import NamedTuple

@@ -35,9 +35,8 @@ def main() -> None:
 
     # Takes seconds, which --help and a wrong argument need not wait for. It has to come before the
     # config is read: it makes `mmseg::` bases work.
-    from rawkd_mm.hooks import LabelRangeHook, NonFiniteLossHook, TrainingInterrupted
+    from rawkd_mm.hooks import TrainingInterrupted, register_training_hooks
     from rawkd_mm.utils import (
-        AverageLossesHook,
         CheckpointError,
         UsageError,
         build_runner,
@@ -74,11 +73,8 @@ def main() -> None:
         runner = build_runner(cfg)
     except CheckpointError as error:
         sys.exit(f'train.py: error: {error}')
-    runner.register_hook(AverageLossesHook(), priority='HIGHEST')
+    register_training_hooks(runner)
     runner.logger.info(f'Command: {shlex.join([sys.executable, *sys.argv])}')
-    for hook in (NonFiniteLossHook, LabelRangeHook):
-        if not any(isinstance(registered, hook) for registered in runner.hooks):
-            runner.register_hook(hook())
     for note in notes:
         runner.logger.info(note)
     try:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from ..compat import autocast_dtype, channel_swap_and_padding, is_autocast_enabled
 from ..distillers import FeatureRecorder, run_for_features
 from ..registry import MODELS
-from ..utils.checkpoint import CheckpointError
+from ..utils.checkpoint import CheckpointError, find_weights, load_as_modules_do
 from ..utils.checkpoint_loading import load_checkpoint
 from ..utils.config import resolve_model
 
@@ -584,16 +585,13 @@ class FrozenTeacher:
                 them.
         """
         checkpoint = load_checkpoint(filename)
-        given = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
-        if not isinstance(given, dict) or not any(isinstance(v, Tensor) for v in given.values()):
-            raise CheckpointError(
-                f'teacher_ckpt={filename!r} is no checkpoint: expected a dict of tensors, or one '
-                f"under the key 'state_dict', got {type(checkpoint).__name__}"
-            )
+        given, where = find_weights(checkpoint, filename)
         expected = self.model.state_dict()
         needed = list(dict.fromkeys([*self.names_in_use(shape), *inherited]))
-        prefix, found = _strip_prefix(given, {name: expected[name].shape for name in needed})
-        missing = [name for name in needed if name not in found]
+        prefix, weights = _strip_prefix(given, {name: expected[name].shape for name in needed})
+        # Only loading tells what is there: modules rename what older versions of them have saved.
+        found, lacking, errors = load_as_modules_do(self.model, weights)
+        missing = [name for name in needed if name in lacking]
         mismatched = [
             name for name in needed if name in found and found[name].shape != expected[name].shape
         ]
@@ -607,18 +605,23 @@ class FrozenTeacher:
                 f'teacher_ckpt={filename!r} does not fit {type(self.model).__name__}: of the '
                 f'{len(needed)} parameters and buffers that the distillation needs, '
                 f'{len(missing)} are missing{listing(missing)} and {len(mismatched)} have another '
-                f'shape{listing(shapes)}. ' + self._guess(found, missing, mismatched)
+                f'shape{listing(shapes)}. ' + self._guess(weights, found, missing, mismatched)
             )
-        fitting = {
-            name: value
-            for name, value in found.items()
-            if name in expected and expected[name].shape == value.shape
-        }
-        self.model.load_state_dict(fitting, strict=False)
-        self.random = [n for n in expected if n not in fitting and 'num_batches_tracked' not in n]
+        if errors:
+            raise CheckpointError(
+                f'teacher_ckpt={filename!r} cannot be loaded into {type(self.model).__name__}: '
+                + '; '.join(errors)
+            )
+        self.random = [
+            name
+            for name, value in expected.items()
+            if 'num_batches_tracked' not in name
+            and (name in lacking or (name in found and found[name].shape != value.shape))
+        ]
         left = len(self.random)
         print_log(
             f'Loaded the teacher from {filename}'
+            + (f', {where}' if where else '')
             + (f', keys below {prefix!r}' if prefix else '')
             + f': {len(needed)} of {len(expected)} parameters and buffers are in use, all loaded'
             + (f'; {left} that are not in use were not in it or did not fit' if left else ''),
@@ -626,7 +629,11 @@ class FrozenTeacher:
         )
 
     def _guess(
-        self, found: dict[str, Tensor], missing: Sequence[str], mismatched: Sequence[str]
+        self,
+        weights: dict[str, Tensor],
+        found: dict[str, Tensor],
+        missing: Sequence[str],
+        mismatched: Sequence[str],
     ) -> str:
         """Say what is most likely wrong with a checkpoint that does not fit."""
         expected = self.model.state_dict()
@@ -643,10 +650,10 @@ class FrozenTeacher:
                 f'{count}. Set num_classes in the config of the teacher to those of the checkpoint, '
                 'or distil a feature before the classifier.'
             )
-        if len(missing) + len(mismatched) > len(found) // 2 or missing:
+        if missing or len(mismatched) > len(weights) // 2:
             return (
                 "Check that the checkpoint belongs to the teacher's config; it begins with "
-                f'{", ".join(list(found)[:3])}.'
+                f'{", ".join(list(weights)[:3])}.'
             )
         return "Check that the checkpoint belongs to the teacher's config."
 
@@ -699,14 +706,28 @@ def _strip_prefix(
     given: dict[str, Tensor], needed: dict[str, torch.Size]
 ) -> tuple[str, dict[str, Tensor]]:
     """Find the prefix below which most of the needed parameters are; gives it and what is there."""
-    best, best_fit = ('', dict(given)), -1
-    for prefix in _PREFIXES:
-        found = {k[len(prefix) :]: v for k, v in given.items() if k.startswith(prefix)}
-        found = {k: v for k, v in found.items() if isinstance(v, Tensor)}
-        fit = sum(name in found and found[name].shape == size for name, size in needed.items())
-        if fit > best_fit:
-            best, best_fit = (prefix, found), fit
-    return best
+
+    def below(prefix: str) -> dict[str, Tensor]:
+        found = OrderedDict(
+            (name[len(prefix) :], value)
+            for name, value in given.items()
+            if name.startswith(prefix) and isinstance(value, Tensor)
+        )
+        # the versions of the modules, of which one may have saved other names
+        versions = getattr(given, '_metadata', None) or {}
+        found._metadata = {
+            name[len(prefix) :]: value
+            for name, value in versions.items()
+            if name.startswith(prefix)
+        }
+        return found
+
+    def fit(prefix: str) -> int:
+        found = below(prefix)
+        return sum(name in found and found[name].shape == size for name, size in needed.items())
+
+    best = max(_PREFIXES, key=fit)  # the first of equals
+    return best, below(best)
 
 
 def listing(names: Iterable[str], most: int = 20) -> str:

@@ -28,6 +28,9 @@ class GlobalContextConnector(BaseModule):
         ValueError: If there are fewer than 2 channels.
     """
 
+    # distillers make contiguous copies for connectors that do not say this
+    any_layout = True
+
     def __init__(self, in_channels: int, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         if in_channels < 2:

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
-from mmrazor.models import ConfigurableDistiller
 from torch import Tensor, nn
 
 from .. import functional
 from ..registry import MODELS, check_type, register_model
+from .configurable_distiller import ConfigurableDistiller, for_module
 from .feature_recorder import FeatureRecorder, FeatureSource
 
 # The other keys of a pair are those that the distiller may give for all pairs.
@@ -310,6 +310,9 @@ class FeatureDistiller(ConfigurableDistiller):
     ...     loss=dict(type='CADLoss'),
     ...     pairs=[dict(student='decode_head.bottleneck', teacher='decode_head.bottleneck')])
 
+    Losses and connectors get contiguous maps of both models, but for our own, which take any layout
+    (:func:`rawkd_mm.distillers.configurable_distiller.for_module`).
+
     Args:
         pairs (list[dict]): Each with
 
@@ -455,6 +458,17 @@ class FeatureDistiller(ConfigurableDistiller):
             if pair.key not in self.distill_losses:
                 config = _fill_channels(pair.loss, teacher, f'{pair.name}: loss')
                 self.distill_losses[pair.key] = _build(config, f'{pair.name}: loss')
+            self._check_shape(pair, teacher)
+
+    def _check_shape(self, pair: FeaturePair, feature: Tensor) -> None:
+        """Let a loss refuse the feature that it will get, where that is known."""
+        check = getattr(self.distill_losses[pair.key], 'check_shape', None)
+        if check is None or pair.connector_key('teacher') in self.connectors:
+            return
+        try:
+            check(feature.shape)
+        except ValueError as error:
+            raise ValueError(f'{pair.name}: {error}') from error
 
     def _build_align(self, pair: FeaturePair, student: Tensor, teacher: Tensor) -> None:
         config = pair.align
@@ -500,7 +514,8 @@ class FeatureDistiller(ConfigurableDistiller):
                 f'of {teacher.shape[0]}'
             )
         if pair.key in self.connectors:
-            student = self.connectors[pair.key](student)
+            align = self.connectors[pair.key]
+            student = align(for_module(align, student))
         if student.dim() == 4 and teacher.dim() == 4 and student.shape[2:] != teacher.shape[2:]:
             student = F.interpolate(
                 student, size=teacher.shape[2:], mode='bilinear', align_corners=False
@@ -527,15 +542,17 @@ class FeatureDistiller(ConfigurableDistiller):
                     'annotations.'
                 )
             arguments['data_samples'] = data_samples
-        return loss(
-            self._connect(pair, 'student', student),
-            self._connect(pair, 'teacher', teacher),
-            **arguments,
+        features = (
+            self._connect(pair, r, x) for r, x in (('student', student), ('teacher', teacher))
         )
+        return loss(*(for_module(loss, feature) for feature in features), **arguments)
 
     def _connect(self, pair: FeaturePair, role: str, feature: Tensor) -> Any:
         key = pair.connector_key(role)
-        return self.connectors[key](feature) if key in self.connectors else feature
+        if key not in self.connectors:
+            return feature
+        connector = self.connectors[key]
+        return connector(for_module(connector, feature))
 
     def compute_distill_losses(
         self, data_samples: list[BaseDataElement] | None = None

@@ -188,6 +188,24 @@ class FeatureRecorder(ModuleOutputsRecorder):
             self.data_buffer[:] = [_map(function, record) for record in self.data_buffer]
             self._versions = [[t._version for t in _tensors(r)] for r in self.data_buffer]
 
+    def _why_not(self) -> str:
+        """Say why there may be no record."""
+        module = self._model.get_submodule(self.source) if self._model is not None else None
+        below = [name for name, _ in module.named_children()] if module is not None else []
+        if not below:
+            return (
+                'it was not called in this forward. Choose a module that runs in every forward of '
+                'the model.'
+            )
+        # A method of a module is no call of the module, so that no hook sees it.
+        paths = ', '.join(repr(f'{self.source}.{name}') for name in below[-5:])
+        return (
+            f'nothing called it as a module in this forward. Either it did not run, or the model '
+            f'called one of its methods (forward, loss, predict), as MMSegmentation and MMDetection '
+            f'call their heads; such calls cannot be recorded. Choose a module within it, such as '
+            f'{paths}, or what the head is given: the output of the neck or the backbone.'
+        )
+
     def get_record_data(self, record_idx: int = 0, data_idx: int | None = None) -> Any:
         """Give what the module produced in the last forward.
 
@@ -209,10 +227,7 @@ class FeatureRecorder(ModuleOutputsRecorder):
         notation = FeatureSource(self.source, is_input=self.is_input).text
         if len(self.data_buffer) != 1:
             if not self.data_buffer:
-                raise RuntimeError(
-                    f'{name} produced no feature: it did not run in this forward. Choose a module '
-                    'that runs in every forward of the model.'
-                )
+                raise RuntimeError(f'{name} produced no feature: {self._why_not()}')
             raise RuntimeError(
                 f'{name} produced {len(self.data_buffer)} features in one forward, and it is not '
                 'clear which one is meant. Choose a module that runs once (a head that all levels '

@@ -1,5 +1,7 @@
 """Stops a training whose losses are no numbers any more."""
 
+from typing import NamedTuple
+
 import torch
 from mmengine.dist import all_gather_object, all_reduce, is_distributed
 from mmengine.hooks import Hook
@@ -20,7 +22,7 @@ class NonFiniteLossHook(Hook):
     """Stops a training in the iteration whose loss is NaN or infinite, before it is saved.
 
     - After each iteration the total loss is looked at. It costs no extra waiting for a GPU: MMEngine
-      reads the same losses for its log right before. Only when it is not finite, the single losses
+      reads the same losses for its log right after. Only when it is not finite, the single losses
       and the features that were compared are looked at, to say which pair it was, and whether the
       student's or the teacher's feature had NaN or infinite values.
     - Without loss scaling (float32, bfloat16) the training stops at once.
@@ -29,7 +31,9 @@ class NonFiniteLossHook(Hook):
       gradients, so that the weights are not touched either; it stops the training only when it is
       so for ``patience`` iterations in a row.
     - With several processes all of them stop in the same iteration, whichever found it, with the
-      same message.
+      same message, which names the processes (ranks) that it was.
+    - It looks at the losses before anything averages them over the processes
+      (``AverageLossesHook``): afterwards those of every process are not finite.
 
     Args:
         patience (int): With a loss scaler, after how many iterations in a row to stop. Defaults
@@ -39,8 +43,8 @@ class NonFiniteLossHook(Hook):
         ValueError: If patience is not positive.
     """
 
-    # after the RuntimeInfoHook (VERY_HIGH), before anything is logged or saved
-    priority = 'HIGH'
+    # before the losses are averaged, logged or saved
+    priority = 'HIGHEST'
 
     def __init__(self, patience: int = 10) -> None:
         if patience < 1:
@@ -84,7 +88,9 @@ class NonFiniteLossHook(Hook):
             return
         found = _describe(runner, losses) if bad else None
         if is_distributed():
-            found = next(text for text in all_gather_object(found) if text)
+            found = _of_ranks(all_gather_object(found))
+        else:
+            found = found.text
         in_a_row = f', {self._in_a_row} times in a row' if self._in_a_row > 1 else ''
         raise NonFiniteLossError(
             f'iteration {runner.iter + 1}: the loss is not finite{in_a_row}. {found} The last '
@@ -98,7 +104,24 @@ def _has_scaler(runner: Runner) -> bool:
     return scaler is not None and scaler.is_enabled()
 
 
-def _describe(runner: Runner, losses: dict[str, Tensor]) -> str:
+class _Finding(NamedTuple):
+    """What a process found: the text, and whether a feature of its own was not finite."""
+
+    text: str
+    in_features: bool
+
+
+def _of_ranks(found: list[_Finding | None]) -> str:
+    """Put together what the processes found, for those that it was."""
+    ranks = {rank: x for rank, x in enumerate(found) if x is not None}
+    # Losses may have been averaged before (by a hook of another's), a process's features never are.
+    chosen = {rank: x for rank, x in ranks.items() if x.in_features} or ranks
+    texts = [f'Process (rank) {rank} of {len(found)}: {x.text}' for rank, x in chosen.items()]
+    more = f' {len(texts) - 4} more processes found the like.' if len(texts) > 4 else ''
+    return ' '.join(texts[:4]) + more
+
+
+def _describe(runner: Runner, losses: dict[str, Tensor]) -> _Finding:
     """Say which losses are not finite, and whose features."""
     values = {k: float(v.detach().float().mean()) for k, v in losses.items() if k != 'loss'}
     bad = [k for k, v in values.items() if v - v != 0]
@@ -106,6 +129,7 @@ def _describe(runner: Runner, losses: dict[str, Tensor]) -> str:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     distiller = getattr(model, 'distiller', None)
     compared = distiller.compared if isinstance(distiller, FeatureDistiller) else {}
+    in_features = False
     for name, features in compared.items():
         counts = [int((~feature.isfinite()).sum()) for feature in features]
         whose = [
@@ -114,7 +138,8 @@ def _describe(runner: Runner, losses: dict[str, Tensor]) -> str:
             if count
         ]
         if whose:
+            in_features = True
             lines.append(f'pair {name}: {" and ".join(whose)}')
         elif f'distill.{name}' in bad:
             lines.append(f'pair {name}: both features are finite, so that it is the loss itself')
-    return '; '.join(lines) + '.'
+    return _Finding('; '.join(lines) + '.', in_features)

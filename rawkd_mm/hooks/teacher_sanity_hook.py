@@ -102,42 +102,9 @@ class TeacherSanityHook(Hook):
                 'TeacherSanityHook needs a validation to evaluate the teacher with: give the config '
                 'val_dataloader, val_evaluator and val_cfg, or leave out the hook'
             )
-        self._check(model, loader.dataset)
+        check_evaluation(model, loader.dataset, 'TeacherSanityHook', 'leave out the hook')
         metrics, count = self._evaluate(runner, model, loader)
         self._judge(metrics, count, len(loader.dataset))
-
-    @staticmethod
-    def _check(model: FrozenTeacherDistill, dataset: torch.utils.data.Dataset) -> None:
-        teacher = model.frozen_teacher
-        # only the training of a segmentor runs its auxiliary heads
-        random = [name for name in teacher.random if not name.startswith('auxiliary_head.')]
-        if random:
-            raise WrongTeacherError(
-                f'TeacherSanityHook: {len(random)} parameters of the teacher '
-                f'{type(model.teacher).__name__} were not in its checkpoint or did not fit'
-                f'{listing(random, 6)}. The distillation does without them, an evaluation cannot. '
-                'Give the whole checkpoint, or leave out the hook.'
-            )
-        names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-        count = number_of_classes(model.teacher)
-        if names and count is not None and count != len(names):
-            raise WrongTeacherError(
-                f'TeacherSanityHook: the teacher has {count} classes, the validation set '
-                f'{len(names)}, so that it cannot be evaluated there. Take another teacher, or leave '
-                'out the hook.'
-            )
-        if names and teacher.classes and list(names) != list(teacher.classes):
-            different = [
-                f'{i}: {theirs!r} and {ours!r}'
-                for i, (theirs, ours) in enumerate(zip(teacher.classes, names))
-                if theirs != ours
-            ]
-            print_log(
-                "TeacherSanityHook: the teacher's checkpoint names other classes than the validation "
-                f'set{listing(different, 5)}; is their order the same?',
-                'current',
-                logging.WARNING,
-            )
 
     def _evaluate(
         self, runner: Runner, model: FrozenTeacherDistill, loader: DataLoader
@@ -194,6 +161,53 @@ class TeacherSanityHook(Hook):
                 + f', which is below {self.fraction:g} of the expected. '
                 + _ADVICE
             )
+
+
+def check_evaluation(
+    model: FrozenTeacherDistill, dataset: torch.utils.data.Dataset, who: str, instead: str
+) -> None:
+    """See whether the teacher of a distillation can be evaluated on a data set.
+
+    Args:
+        model (FrozenTeacherDistill): Has the teacher, which has loaded its checkpoint.
+        dataset (Dataset): Whose ``metainfo`` names the classes, if anything does.
+        who (str): Wants to evaluate it, for the messages.
+        instead (str): What one can do without it, for the messages.
+
+    Raises:
+        WrongTeacherError: If parts of the teacher are random, or it has another number of classes.
+
+    Warns:
+        In the log, if its classes have other names.
+    """
+    teacher = model.frozen_teacher
+    # only the training of a segmentor runs its auxiliary heads
+    random = [n for n in teacher.random or () if not n.startswith('auxiliary_head.')]
+    if random:
+        raise WrongTeacherError(
+            f'{who}: {len(random)} parameters of the teacher {type(model.teacher).__name__} were not '
+            f'in its checkpoint or did not fit{listing(random, 6)}. The distillation does without '
+            f'them, an evaluation cannot. Give the whole checkpoint, or {instead}.'
+        )
+    names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    count = number_of_classes(model.teacher)
+    if names and count is not None and count != len(names):
+        raise WrongTeacherError(
+            f'{who}: the teacher has {count} classes, the validation set {len(names)}, so that it '
+            f'cannot be evaluated there. Take another teacher, or {instead}.'
+        )
+    if names and teacher.classes and list(names) != list(teacher.classes):
+        different = [
+            f'{i}: {theirs!r} and {ours!r}'
+            for i, (theirs, ours) in enumerate(zip(teacher.classes, names))
+            if theirs != ours
+        ]
+        print_log(
+            f"{who}: the teacher's checkpoint names other classes than the validation "
+            f'set{listing(different, 5)}; is their order the same?',
+            'current',
+            logging.WARNING,
+        )
 
 
 class _only_these_images:  # noqa: N801 (a context manager)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,9 @@ class FeatureLoss(nn.Module):
         TypeError: If the weight is not a number or ``compile`` no bool.
     """
 
+    # distillers make contiguous copies for losses that do not say this
+    any_layout = True
+
     def __init__(self, loss_weight: float = 1.0, compile: bool = False) -> None:
         super().__init__()
         self.loss_weight = check_weight('loss_weight', loss_weight)
@@ -96,6 +99,68 @@ class FeatureLoss(nn.Module):
         return f'loss_weight={self.loss_weight}, compile={self.compiled}'
 
 
+_LAYOUTS = ('BNC', 'BCN')
+
+
+class ChannelLoss(FeatureLoss):
+    """What the losses share that tell channels from positions.
+
+    A feature of three dimensions does not tell them: the tokens of a transformer are (B, N, C), what
+    is flattened from a map (B, C, N). It has to be said which; maps (B, C, H, W) and vectors (B, C)
+    need nothing.
+
+    Args:
+        loss_weight (float), compile (bool): See :class:`FeatureLoss`.
+        layout ('BNC' | 'BCN' | None): Of features of three dimensions: 'BNC' are N tokens of C
+            channels each, 'BCN' are C channels of N positions each. None refuses them. Defaults to
+            None.
+
+    Raises:
+        ValueError: If the layout is unknown.
+    """
+
+    def __init__(
+        self, loss_weight: float = 1.0, compile: bool = False, layout: str | None = None
+    ) -> None:
+        super().__init__(loss_weight, compile)
+        if layout is not None and layout not in _LAYOUTS:
+            raise ValueError(f'layout must be one of {_LAYOUTS} or None, got {layout!r}')
+        self.layout = layout
+
+    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:  # noqa: N803 (MMRazor's names)
+        """Compute the weighted loss; as :meth:`FeatureLoss.forward`.
+
+        Raises:
+            ValueError: Also if the features have three dimensions and there is no layout.
+        """
+        self.check_shape(preds_S.shape)
+        if self.layout == 'BNC' and preds_S.dim() == preds_T.dim() == 3:
+            preds_S, preds_T = preds_S.transpose(1, 2), preds_T.transpose(1, 2)  # noqa: N806
+        return super().forward(preds_S, preds_T)
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Refuse a feature whose shape does not tell where its channels are.
+
+        Args:
+            shape (Sequence[int]): Of the feature.
+
+        Raises:
+            ValueError: If it has three dimensions and there is no layout.
+        """
+        if len(shape) == 3 and self.layout is None:
+            name = type(self).__name__
+            raise ValueError(
+                f'{name}: a feature of shape {tuple(shape)} may be tokens (B, N, C) or channels of '
+                f'positions (B, C, N), and {name} tells channels from positions. Say which with '
+                "layout='BNC' or layout='BCN', or take a loss to which it is all one: LADLoss, "
+                'NaiveFeatureLoss, MagnitudeLoss.'
+            )
+
+    def extra_repr(self) -> str:
+        """Show the options where the model is printed."""
+        return super().extra_repr() + (f', layout={self.layout!r}' if self.layout else '')
+
+
 @register_model
 class LADLoss(FeatureLoss):
     r"""LAD: :math:`w (1 - \cos\theta)` over the whole map of each image, batch mean.
@@ -119,7 +184,7 @@ class LADLoss(FeatureLoss):
 
 
 @register_model
-class CADLoss(FeatureLoss):
+class CADLoss(ChannelLoss):
     r"""CAD: :math:`w (1 - \cos\theta_c)` of each channel c, mean over channels and batch.
 
     That the C stands for the channel is our reading of the paper's (WACV 2024) name (assumption).
@@ -128,10 +193,13 @@ class CADLoss(FeatureLoss):
         loss_weight (float): w, the method's only hyper-parameter. Defaults to 3.0, the paper's value
             on COCO; on segmentation it is an assumption.
         compile (bool): See :class:`FeatureLoss`.
+        layout (str, optional): See :class:`ChannelLoss`.
     """
 
-    def __init__(self, loss_weight: float = 3.0, compile: bool = False) -> None:
-        super().__init__(loss_weight, compile)
+    def __init__(
+        self, loss_weight: float = 3.0, compile: bool = False, layout: str | None = None
+    ) -> None:
+        super().__init__(loss_weight, compile, layout)
 
     @staticmethod
     def weighted_distance(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
@@ -140,7 +208,7 @@ class CADLoss(FeatureLoss):
 
 
 @register_model
-class PADLoss(FeatureLoss):
+class PADLoss(ChannelLoss):
     r"""Pixel-wise angular distillation: :math:`1 - \cos\theta` over the channels at each position.
 
     Not in the paper; it completes the family for ablations.
@@ -148,10 +216,13 @@ class PADLoss(FeatureLoss):
     Args:
         loss_weight (float): Weight of the loss. Defaults to 3.0, as LAD and CAD.
         compile (bool): See :class:`FeatureLoss`.
+        layout (str, optional): See :class:`ChannelLoss`.
     """
 
-    def __init__(self, loss_weight: float = 3.0, compile: bool = False) -> None:
-        super().__init__(loss_weight, compile)
+    def __init__(
+        self, loss_weight: float = 3.0, compile: bool = False, layout: str | None = None
+    ) -> None:
+        super().__init__(loss_weight, compile, layout)
 
     @staticmethod
     def weighted_distance(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
@@ -191,12 +262,13 @@ class MagnitudeLoss(FeatureLoss):
 
 
 @register_model
-class NFDLoss(FeatureLoss):
+class NFDLoss(ChannelLoss):
     """Normalized feature distillation (arXiv 2207.05256): MSE of standardised channels.
 
     Args:
         loss_weight (float): Weight of the loss. Defaults to 1.0.
         compile (bool): See :class:`FeatureLoss`.
+        layout (str, optional): See :class:`ChannelLoss`.
     """
 
     @staticmethod

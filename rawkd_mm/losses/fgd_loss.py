@@ -166,6 +166,9 @@ class FGDLoss(nn.Module):
         TypeError: If one of them is not a number.
     """
 
+    # as FeatureLoss
+    any_layout = True
+
     def __init__(
         self,
         alpha: float = 1e-3,

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from .checkpoint_loading import weights_only
+from .mmrazor_parts import refuse_mmrazor_parts
 
 __all__ = ['AverageLossesHook', 'build_runner', 'leave_processes', 'replace_sync_batchnorm']
 
@@ -240,7 +241,12 @@ def build_runner(cfg: Config) -> Runner:
 
     Returns:
         Runner: Ready for ``train()`` or ``test()``.
+
+    Raises:
+        ValueError: If a distillation has parts of MMRazor that do not work with it; says what to use
+            (:mod:`rawkd_mm.utils.mmrazor_parts`).
     """
+    refuse_mmrazor_parts(cfg)
     runner_class = Runner
     if 'runner_type' in cfg:
         with RUNNERS.switch_scope_and_registry(cfg.get('default_scope')) as registry:

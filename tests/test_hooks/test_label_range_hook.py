@@ -96,5 +96,5 @@ def test_model_without_classes_is_left_alone():
 
     hook = LabelRangeHook()
     hook.before_train(Runner)
-    assert hook._classes is None
+    assert hook._boxes is None and hook._maps == []
     hook.before_train_iter(Runner, 0, dict(data_samples=samples(classes=100)))
