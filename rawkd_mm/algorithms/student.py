@@ -55,15 +55,15 @@ def _tell_difference(own: nn.Module, filled_in: dict | nn.Module) -> None:
         if not isinstance(other, nn.Module):
             other = ROOT_MODELS.build(copy.deepcopy(filled_in))
     except Exception as error:
-        reason = f'which cannot be built ({type(error).__name__}: {error})'
+        reason = f'it cannot be built ({type(error).__name__}: {error})'
     else:
         different = different_settings(own, other)
         if not different:
             return
-        reason = f'which differs in {", ".join(different)}'
+        reason = f'it differs in {", ".join(different)}'
     print_log(
-        'The student keeps its own data_preprocessor, as when it is trained alone. The one that was '
-        f"given to the distillation, by default the config's top-level one, is not used, {reason}.",
+        'The student keeps its own data_preprocessor, as when it is trained alone. The one at the '
+        f"config's top level, or of the distillation, is not used: {reason}.",
         'current',
     )
 

@@ -235,7 +235,8 @@ def resolve_model(model: dict) -> dict:
         ``pretrained=True``, its ``init_cfg`` names the published weights.
 
     Raises:
-        UsageError: If there is no such config, or it has no model, or more arguments are given.
+        UsageError: If there is no such config, or it has no model or a distillation, or more
+            arguments are given.
     """
     return _resolve(model)[0]
 
@@ -261,6 +262,10 @@ def _resolve(model: dict) -> tuple[dict, dict | None]:
     file = name_types(file)
     if 'model' not in file:
         raise UsageError(f'cfg_path={path!r} has no model, only {sorted(file.keys())}')
+    if is_distillation(file):
+        raise UsageError(
+            f'cfg_path={path!r} is the config of a distillation. Name the config of a model alone'
+        )
     scope = path.partition('::')[0] if '::' in path else file.get('default_scope')
     resolved = copy.deepcopy(dict(file.model))
     if file.get('data_preprocessor') is not None:
