@@ -4,6 +4,7 @@ MMEngine's new-style configs import what they use: ``type=ResNet`` with the clas
 ``type='ResNet'``. What looks at a config, changes it or writes it as a file needs names.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
 from types import FunctionType, MethodType, ModuleType
@@ -168,6 +169,10 @@ class _Namer:
         self._registered = {}
         for root in {id(x): x for x in vars(roots).values() if isinstance(x, Registry)}.values():
             for registry in _family(root):
+                # What is not imported yet may have the name of something else. A package that
+                # cannot be imported has nothing that a config could use.
+                with contextlib.suppress(Exception):
+                    registry.import_from_location()
                 for name, value in registry.module_dict.items():
                     self._registered.setdefault(id(value), []).append((root, registry, name))
 
