@@ -53,9 +53,16 @@ def load_config(filename: str, options: dict | None = None) -> Config:
 
     Raises:
         UsageError: If a name is none of a published config (names the closest that there are), or
-            that config needs a package that is not installed.
+            that config needs a package that is not installed, or a new-style config calls what it
+            imports.
     """
-    cfg = _published_config(filename) if '::' in filename else Config.fromfile(filename)
+    try:
+        cfg = _published_config(filename) if '::' in filename else Config.fromfile(filename)
+    except RuntimeError as error:  # how a call of a lazily imported object ends, without a message
+        raise UsageError(
+            f'{filename} cannot be read: {type(error).__name__}: {error}. A new-style config cannot '
+            'call what it imports'
+        ) from error
     cfg = name_types(cfg)
     if options:
         cfg.merge_from_dict(options)

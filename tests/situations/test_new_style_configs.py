@@ -440,6 +440,12 @@ def test_what_cannot_be_written_is_said_before(case, folder, tmp_path):
     )
     student.write_text(head + 'from torch.optim import SGD\n' + lines + '\n')
     out = tmp_path / 'out.py'
+    try:
+        Config.fromfile(student)
+    except RuntimeError:  # MMEngine 0.10.7 calls no functools.partial in a new-style config
+        assert case == 'a partial function'
+        assert f'{student} cannot be read: RuntimeError' in call(dump_config, student, out)
+        return
     error = call(
         make_distill_config, '--method', 'cad', '-o', out, '--student', student,
         '--teacher', folder / 'teacher.py', '--teacher-ckpt', folder / 'teacher.pth',

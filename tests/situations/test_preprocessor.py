@@ -8,6 +8,7 @@ import copy
 import functools
 import importlib.util
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -20,9 +21,9 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
-from zoo import CONFIGS, ROOT, read
+from zoo import ROOT
 
-from rawkd_mm.utils import inline_models, is_distillation, student_config, teacher_config
+from rawkd_mm.utils import inline_models, student_config, teacher_config
 
 sys.path.insert(0, str(ROOT / 'tools'))
 import make_distill_config  # noqa: E402
@@ -273,7 +274,13 @@ def check_published(package, file):
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     with DefaultScope.overwrite_default_scope(package):
-        alone, distilled = MODELS.build(own), MODELS.build(model)
+        try:
+            alone = MODELS.build(own)
+        except AssertionError as error:  # one has a mean of six channels, which MMEngine refuses
+            with pytest.raises(AssertionError, match=re.escape(str(error))):
+                MODELS.build(model)
+            return False
+        distilled = MODELS.build(model)
     assert settings(distilled.data_preprocessor) == settings(alone.data_preprocessor), file
     return type(alone.data_preprocessor) is not BaseDataPreprocessor
 
@@ -304,19 +311,3 @@ def test_all_published_configs(mmdet):
     """The same over all of them, about three minutes."""
     checked = sum(check_published(*x) for x in published())
     assert checked > 1300
-
-
-@pytest.mark.slow
-def test_the_zoo_keeps_its_preprocessors(mmdet):
-    """Until now the top level won: in our own configs this makes no difference."""
-    checked = 0
-    for file in sorted(CONFIGS.glob('*/*.py')):
-        cfg = read(str(file.relative_to(CONFIGS)))
-        if not is_distillation(cfg) or cfg.get('data_preprocessor') is None:
-            continue
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-            before = MODELS.build(copy.deepcopy(cfg.data_preprocessor))
-            after = MODELS.build(student_config(cfg).model.data_preprocessor)
-        assert settings(after) == settings(before), file
-        checked += 1
-    assert checked > 20

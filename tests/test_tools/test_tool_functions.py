@@ -197,7 +197,7 @@ def test_resolve_model_errors(tmp_path):
     with pytest.raises(utils.UsageError, match=r"comes with \['backbone'\]"):
         utils.resolve_model(dict(cfg_path='nowhere.py', backbone=dict()))
     loop = tmp_path / 'loop.py'
-    loop.write_text(f"model = dict(architecture=dict(cfg_path={str(loop)!r}), teacher=dict())")
+    loop.write_text(f'model = dict(architecture=dict(cfg_path={str(loop)!r}), teacher=dict())')
     with pytest.raises(utils.UsageError, match='loop.py.* is the config of a distillation'):
         utils.resolve_model(dict(cfg_path=str(loop)))
     (tmp_path / 'empty.py').write_text('a = 1')
