@@ -102,6 +102,7 @@ setup(
         'tests': [
             'pytest>=8',
             'pytest-timeout>=2.3',
+            'pytest-xdist>=3',
             'hypothesis>=6.100',
             'ruff',
             'scikit-learn>=1.3',

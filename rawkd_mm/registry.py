@@ -6,13 +6,23 @@ MMEngine's root registries are the fallback of every scope, so that a config wit
 """
 
 import difflib
+import functools
 
-from mmengine.registry import HOOKS
+from mmengine.config.lazy import LazyAttr, LazyObject
+from mmengine.registry import HOOKS, Registry
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import TASK_UTILS as ROOT_TASK_UTILS
 from mmrazor.registry import MODELS, TASK_UTILS
 
-__all__ = ['HOOKS', 'MODELS', 'check_type', 'register_model', 'register_task_util']
+__all__ = [
+    'HOOKS',
+    'MODELS',
+    'check_type',
+    'find_type',
+    'register_model',
+    'register_task_util',
+    'type_name',
+]
 
 
 def register_model(cls: type) -> type:
@@ -27,6 +37,48 @@ def register_task_util(cls: type) -> type:
     TASK_UTILS.register_module(module=cls)
     ROOT_TASK_UTILS.register_module(module=cls)
     return cls
+
+
+def type_name(kind: object) -> str:
+    """Give the plain name of what a config has as ``type``, in whichever way it is written.
+
+    Args:
+        kind (object): A name (``'CADLoss'``), a name with its scope or module
+            (``'mmrazor.CADLoss'``, ``'rawkd_mm.losses.CADLoss'``), a class or function, or what
+            MMEngine makes of an import in a new-style config (``LazyObject``, ``LazyAttr``).
+
+    Returns:
+        str: The last part of the name, ``'CADLoss'``; '' for None.
+    """
+    if kind is None:
+        return ''
+    while isinstance(kind, functools.partial):
+        kind = kind.func
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', None)
+    # a LazyObject gives every attribute that it is asked for, and is printed as its name
+    return (name if isinstance(name, str) else str(kind)).rpartition('.')[2]
+
+
+def find_type(kind: object, registry: Registry, scope: str | None = None) -> object | None:
+    """Give the class or function that a config's ``type`` means, in whichever way it is written.
+
+    Args:
+        kind (object): As for :func:`type_name`.
+        registry (Registry): Where names are looked for.
+        scope (str, optional): The scope in which they are; by default the current one.
+
+    Returns:
+        object | None: The class or function; None if nothing has that name.
+    """
+    if isinstance(kind, (LazyAttr, LazyObject)):
+        return kind.build()
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(scope) as current:
+        try:
+            return current.get(kind)
+        except RuntimeError:  # how a name that is no module's ends
+            return None
 
 
 def check_type(config: dict, what: str) -> None:

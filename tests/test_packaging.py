@@ -114,6 +114,20 @@ def test_only_one_opencv_is_installed():
     assert len({name for name in names if name.startswith('opencv')}) == 1
 
 
+def test_the_extra_has_what_the_tests_run_with():
+    """`pip install -e .[tests]` is enough for the options that the Makefile gives pytest."""
+    needed = {re.split('[=<>]', line)[0] for line in pinned('tests') if line.startswith('pytest')}
+    assert {'pytest', 'pytest-timeout', 'pytest-xdist'} <= needed
+    (extra,) = re.findall(r"'tests': \[(.*?)\]", (ROOT / 'setup.py').read_text(), re.S)
+    assert needed <= {re.split('[=<>]', name)[0] for name in re.findall(r"'(.*?)'", extra)}
+
+
+def pinned(name):
+    """The requirements of a file in requirements/."""
+    lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
+    return [line.partition('#')[0].strip() for line in lines]
+
+
 def test_ruff_is_one_version():
     hook = (ROOT / '.pre-commit-config.yaml').read_text()
     pinned = re.findall(r'^ruff==(\S+)', (ROOT / 'requirements/tests.txt').read_text(), re.M)

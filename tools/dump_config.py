@@ -27,15 +27,22 @@ def main() -> None:
     # see train.py
     from mmengine.config import Config
 
-    from rawkd_mm.utils import UsageError, inline_models, load_config, make_paths_relative
+    from rawkd_mm.utils import (
+        UsageError,
+        add_imports,
+        inline_models,
+        load_config,
+        make_paths_relative,
+        package_of,
+        refuse_what_is_no_text,
+    )
 
     try:
         cfg = inline_models(load_config(args.config, args.cfg_options))
+        refuse_what_is_no_text(cfg, repr(args.config))
     except UsageError as error:
         sys.exit(f'dump_config.py: error: {error}')
-    imports = cfg.setdefault('custom_imports', dict(imports=[], allow_failed_imports=False))
-    if 'rawkd_mm' not in imports['imports']:
-        imports['imports'] = [*imports['imports'], 'rawkd_mm']
+    add_imports(cfg, dict(imports=['rawkd_mm'], allow_failed_imports=False))
     roots = [os.getcwd(), str(Path(__file__).resolve().parents[1])]
     changed, left = make_paths_relative(cfg, roots)
 
@@ -59,9 +66,7 @@ def main() -> None:
         print(f'now relative: {key} = {path!r}')
     for key, path in left.items():
         print(f'WARNING: an absolute path is left: {key} = {path!r}', file=sys.stderr)
-    project = {'mmseg': 'mmsegmentation', 'mmdet': 'mmdetection'}.get(
-        cfg.get('default_scope'), 'own'
-    )
+    project = {'mmseg': 'mmsegmentation', 'mmdet': 'mmdetection'}.get(package_of(cfg), 'own')
     print(
         f'{out} is written. Copy it anywhere into your {project} project, in an environment that '
         f'has rawkd_mm, and there:\n    python tools/train.py {out.name}'

@@ -194,7 +194,7 @@ def written_out(cfg):
     from rawkd_mm.utils import inline_models
 
     model = copy.deepcopy(cfg.model)
-    if 'data_preprocessor' in cfg:
+    if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     if cfg.get('default_scope'):
         model.setdefault('_scope_', cfg.default_scope)
@@ -218,11 +218,14 @@ def build_alone(cfg, role: str):
 
 
 def read_config(name: str, role: str):
-    from rawkd_mm.utils import UsageError, load_config, student_config
+    from rawkd_mm.utils import UsageError, load_config, refuse_what_is_no_text, student_config
 
     cfg = student_config(load_config(name))
     if 'model' not in cfg:
         raise UsageError(f'--{role} {name}: the config has no model, only {sorted(cfg.keys())}')
+    if '::' not in name:  # its content is written out: all of the student's, the teacher's model
+        written = cfg if role == 'student' else dict(model=written_out(cfg))
+        refuse_what_is_no_text(written, f'--{role} {name}')
     return cfg
 
 
@@ -394,7 +397,7 @@ def compose(args, student_cfg, teacher_cfg, method, pairs, dry_run_shape) -> tup
     """Write the config; gives the text and the absolute paths that are left in it."""
     from mmengine.config import Config
 
-    from rawkd_mm.utils import make_paths_relative
+    from rawkd_mm.utils import join_imports, make_paths_relative
 
     named = '::' in args.student
     changes = {}
@@ -402,11 +405,8 @@ def compose(args, student_cfg, teacher_cfg, method, pairs, dry_run_shape) -> tup
         changes['optim_wrapper'] = copy.deepcopy(method.optim_wrapper)
         if student_cfg.optim_wrapper.get('clip_grad', {}) is None:
             changes['optim_wrapper']['clip_grad']['_delete_'] = True
-    imports = copy.deepcopy(student_cfg.get('custom_imports') or {})
-    imports = dict(
-        imports=[i for i in imports.get('imports', []) if i != 'rawkd_mm'] + ['rawkd_mm'],
-        allow_failed_imports=False,
-    )
+    both = (cfg.get('custom_imports') for cfg in (student_cfg, teacher_cfg))
+    imports = join_imports(*both, dict(imports=['rawkd_mm'], allow_failed_imports=False))
     logger = (student_cfg.get('default_hooks') or {}).get('logger') or {}
     hook = dict(type='FeatureGeometryHook', interval=logger.get('interval', 50))
     hooks = [*(student_cfg.get('custom_hooks') or []), hook]

@@ -15,7 +15,7 @@ from _common import add_run_options, make_parser, parse_args
 
 
 def set_visualization(cfg, args) -> None:
-    from rawkd_mm.utils import UsageError
+    from rawkd_mm.utils import UsageError, package_of
 
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
@@ -28,7 +28,7 @@ def set_visualization(cfg, args) -> None:
         hook.show = True
         hook.wait_time = args.wait_time
     if args.show_dir:
-        if cfg.get('default_scope') == 'mmdet':
+        if package_of(cfg) == 'mmdet':
             hook.test_out_dir = args.show_dir
         elif cfg.get('visualizer') is None:
             raise UsageError('--show-dir needs a visualizer in the config')
@@ -47,20 +47,23 @@ def set_tta(cfg) -> None:
         )
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.tta_model.module = cfg.model
+    if cfg.model.get('data_preprocessor') is not None:
+        # Runner fills in the config's top-level one, which would go before the model's own
+        cfg.tta_model.data_preprocessor = cfg.model.data_preprocessor
     cfg.model = cfg.tta_model
 
 
 def set_out(cfg, out: str) -> None:
-    from rawkd_mm.utils import UsageError
+    from rawkd_mm.utils import UsageError, package_of
 
     evaluators = cfg.test_evaluator
     evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
-    scope = cfg.get('default_scope')
-    if scope == 'mmdet':
+    package = package_of(cfg)
+    if package == 'mmdet':
         if not out.endswith(('.pkl', '.pickle')):
             raise UsageError(f'--out {out}: for a detector the name of a .pkl file is expected')
         evaluators.append(dict(type='mmdet.DumpDetResults', out_file_path=out))
-    elif scope == 'mmseg':
+    elif package == 'mmseg':
         if out.endswith(('.pkl', '.pickle')):
             raise UsageError(
                 f'--out {out}: for a segmentor a folder (for PNG label maps) is expected'
@@ -71,7 +74,7 @@ def set_out(cfg, out: str) -> None:
         # mmseg's metric makes the folder in the first process only; another may write into it before.
         Path(out).mkdir(parents=True, exist_ok=True)
     else:
-        raise UsageError(f"--out: default_scope is {scope!r}, expected 'mmseg' or 'mmdet'")
+        raise UsageError(f"--out: default_scope is {package!r}, expected 'mmseg' or 'mmdet'")
     cfg.test_evaluator = evaluators
 
 

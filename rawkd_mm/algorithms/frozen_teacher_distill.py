@@ -18,11 +18,11 @@ from ..registry import check_type, register_model
 from ..utils.random_numbers import separate_random_numbers
 from .frozen_teacher import (
     FrozenTeacher,
-    build_model,
     build_teacher,
     listing,
     number_of_classes,
 )
+from .student import build_student
 
 _RESERVED = ('architecture', 'distiller', 'teacher')
 
@@ -72,8 +72,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         teacher_trainable (bool): Must be False. Defaults to False.
         teacher_norm_eval (bool): Must be True. Defaults to True.
         **kwargs: The other arguments of ``SingleTeacherDistill``: student_trainable,
-            calculate_student_loss, data_preprocessor, init_cfg, module_inplace,
-            teacher_module_inplace.
+            calculate_student_loss, init_cfg, module_inplace, teacher_module_inplace; and
+            data_preprocessor, which MMEngine's Runner fills in from the config's top level. It is
+            for a student without one; a student that has its own keeps it, as when it is trained
+            alone.
 
     Raises:
         ValueError: If there are no weights for the teacher or they do not fit, if its images cannot
@@ -117,7 +119,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self._check_init_student(init_student, teacher_ckpt)
         check_type(distiller, 'distiller')
         # The student draws the random numbers that it draws alone.
-        student = build_model(architecture)
+        student = build_student(architecture, kwargs.pop('data_preprocessor', None))
         if any(parameter.is_meta for parameter in student.parameters()):
             raise ValueError(
                 'the student was built on the meta device, where tensors have no values: the teacher '
@@ -128,6 +130,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             super().__init__(
                 distiller={'_scope_': 'mmrazor', **copy.deepcopy(distiller)},
                 teacher=build_teacher(teacher),
+                # MMRazor's algorithm takes the student's data_preprocessor
                 architecture=student,
                 **kwargs,
             )
@@ -411,7 +414,22 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 del state_dict[key]
             elif parent not in _RESERVED:
                 state_dict[f'{prefix}architecture.{name}'] = state_dict.pop(key)
+        self._keep_absent_connectors(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _keep_absent_connectors(self, state_dict: dict, prefix: str) -> None:
+        """Let a plain student's checkpoint, which has no connectors, miss none of them."""
+        ours = f'{prefix}distiller.'
+        if any(key.startswith(ours) for key in state_dict):
+            return
+        kept = self.distiller.state_dict(prefix=ours)
+        state_dict.update(kept)
+        if kept:
+            print_log(
+                "The checkpoint is a student's without connectors: the distillation's "
+                f'{len(kept)} parameters and buffers stay as they are.',
+                'current',
+            )
 
 
 def _names_below(paths: Sequence[str], student: nn.Module, teacher: nn.Module) -> list[str]:

@@ -13,7 +13,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from .. import functional
-from ..registry import MODELS, check_type, register_model
+from ..registry import MODELS, check_type, register_model, type_name
 from .configurable_distiller import ConfigurableDistiller, for_module
 from .feature_recorder import FeatureRecorder, FeatureSource
 
@@ -79,8 +79,7 @@ class PairFeatures(NamedTuple):
 
 def _method_name(loss: dict) -> str:
     """'CADLoss' -> 'cad', 'mmrazor.ChannelWiseDivergence' -> 'channelwisedivergence'."""
-    name = loss['type'] if isinstance(loss['type'], str) else loss['type'].__name__
-    return name.rpartition('.')[2].lower().replace('loss', '')
+    return type_name(loss['type']).lower().replace('loss', '')
 
 
 def _parse_pairs(pairs: Sequence[dict], shared: dict[str, dict | None]) -> list[FeaturePair]:

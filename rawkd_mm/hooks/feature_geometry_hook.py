@@ -39,6 +39,8 @@ class FeatureGeometryHook(Hook):
 
     # after the optimizer, before the LoggerHook writes
     priority = 'NORMAL'
+    # a student alone has no use for it: --student-alone leaves it out
+    needs_distillation = True
 
     def __init__(self, interval: int = 50) -> None:
         if interval < 1:

@@ -55,6 +55,8 @@ class TeacherSanityHook(Hook):
 
     # once all other hooks are ready, the one that saves checkpoints for example
     priority = 'LOWEST'
+    # a student alone has no use for it: --student-alone leaves it out
+    needs_distillation = True
 
     def __init__(
         self,

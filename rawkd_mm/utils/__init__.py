@@ -8,6 +8,7 @@ from .config import (
     is_distillation,
     load_config,
     make_paths_relative,
+    package_of,
     resolve_model,
     set_auto_scale_lr,
     set_resume,
@@ -17,6 +18,7 @@ from .config import (
     use_resumable_checkpoints,
 )
 from .runner import AverageLossesHook, build_runner, leave_processes, replace_sync_batchnorm
+from .text_config import add_imports, join_imports, name_types, refuse_what_is_no_text
 from .trial import TrialError, made_up_batch, main_head_classes, run_one_iteration
 
 __all__ = [
@@ -26,15 +28,20 @@ __all__ = [
     'RequireAllWeightsHook',
     'TrialError',
     'UsageError',
+    'add_imports',
     'build_runner',
     'inline_models',
     'is_distillation',
+    'join_imports',
     'leave_processes',
     'load_all_weights',
     'load_config',
     'made_up_batch',
     'main_head_classes',
     'make_paths_relative',
+    'name_types',
+    'package_of',
+    'refuse_what_is_no_text',
     'replace_sync_batchnorm',
     'resolve_model',
     'run_one_iteration',

@@ -10,7 +10,8 @@ from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner.amp import autocast
 from torch import nn
 
-from .config import UsageError
+from ..registry import type_name
+from .errors import UsageError
 
 __all__ = ['Bf16OptimWrapper', 'set_amp']
 
@@ -55,7 +56,7 @@ def set_amp(cfg: Config, enable: bool) -> list[str]:
     """
     notes = []
     wrapper = cfg.get('optim_wrapper') or {}
-    name = str(wrapper.get('type', 'OptimWrapper')).rpartition('.')[2]
+    name = type_name(wrapper.get('type', 'OptimWrapper'))
     if enable and name in ('AmpOptimWrapper', 'Bf16OptimWrapper'):
         notes.append(
             f'--amp changes nothing: the config uses {name}, mixed precision is on already.'

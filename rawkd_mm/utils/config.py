@@ -8,11 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.hub import get_config
 from mmengine.registry import HOOKS
 
+from ..registry import find_type, type_name
 from .checkpoint_files import POINTER, find_last_checkpoint
 from .checkpoint_loading import why_not_whole
+from .errors import UsageError
+from .text_config import add_imports, name_types
 
 __all__ = [
     'UsageError',
@@ -20,6 +24,7 @@ __all__ = [
     'is_distillation',
     'load_config',
     'make_paths_relative',
+    'package_of',
     'resolve_model',
     'set_auto_scale_lr',
     'set_resume',
@@ -30,8 +35,8 @@ __all__ = [
 ]
 
 
-class UsageError(ValueError):
-    """What a tool was asked to do cannot be done; the message says why and what to do instead."""
+# How MMEngine's initialisation from a checkpoint is called, by its name and as a class.
+_PRETRAINED = ('Pretrained', 'PretrainedInit')
 
 
 def load_config(filename: str, options: dict | None = None) -> Config:
@@ -43,13 +48,22 @@ def load_config(filename: str, options: dict | None = None) -> Config:
         options (dict, optional): ``a.b.c=value`` entries that override the file's.
 
     Returns:
-        Config: The config.
+        Config: The config. Classes and functions that a new-style config has as types are replaced
+        by their names, see :func:`rawkd_mm.utils.text_config.name_types`.
 
     Raises:
         UsageError: If a name is none of a published config (names the closest that there are), or
-            that config needs a package that is not installed.
+            that config needs a package that is not installed, or a new-style config calls what it
+            imports.
     """
-    cfg = _published_config(filename) if '::' in filename else Config.fromfile(filename)
+    try:
+        cfg = _published_config(filename) if '::' in filename else Config.fromfile(filename)
+    except RuntimeError as error:  # how a call of a lazily imported object ends, without a message
+        raise UsageError(
+            f'{filename} cannot be read: {type(error).__name__}: {error}. A new-style config cannot '
+            'call what it imports'
+        ) from error
+    cfg = name_types(cfg)
     if options:
         cfg.merge_from_dict(options)
     return cfg
@@ -174,7 +188,7 @@ def use_resumable_checkpoints(cfg: Config) -> list[str]:
     hooks = cfg.get('default_hooks') or {}
     # MMEngine's own default, if the config does not mention it
     hook = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
-    name = str((hook or {}).get('type')).rpartition('.')[2]
+    name = type_name((hook or {}).get('type'))
     if name == 'CheckpointHook':
         cfg.default_hooks = {
             **hooks,
@@ -195,6 +209,25 @@ def is_distillation(cfg: Config) -> bool:
     return 'architecture' in model and ('distiller' in model or 'teacher' in model)
 
 
+def package_of(cfg: Config) -> str | None:
+    """Tell which package a config's model is of.
+
+    Args:
+        cfg (Config): Any config.
+
+    Returns:
+        str | None: Its ``default_scope``, such as 'mmseg' or 'mmdet'. Of a config without one, as
+        new-style configs may be, what its model's type begins with; of a distillation, its
+        student's type. None if neither tells it.
+    """
+    if cfg.get('default_scope'):
+        return cfg.default_scope
+    model = cfg.get('model') or {}
+    kind = (model.get('architecture') or model).get('type')
+    path = kind if isinstance(kind, str) else getattr(kind, '__module__', '')
+    return path.partition('.')[0] if '.' in path else None
+
+
 def resolve_model(model: dict) -> dict:
     """Replace a model given as ``dict(cfg_path=...)`` by the model's config itself.
 
@@ -204,16 +237,23 @@ def resolve_model(model: dict) -> dict:
             ``'mmseg::pspnet/pspnet_r18-d8_...py'``.
 
     Returns:
-        dict: A copy; with the file's data_preprocessor and ``_scope_`` if it came from a file, and
-        with ``init_cfg`` naming the published weights if ``pretrained=True``.
+        dict: A copy. If it came from a file, it has the data_preprocessor that MMEngine's Runner
+        gives it (the model's own, else that of the file's top level) and ``_scope_``; with
+        ``pretrained=True``, its ``init_cfg`` names the published weights.
 
     Raises:
-        UsageError: If there is no such config, or it has no model, or more arguments are given.
+        UsageError: If there is no such config, or it has no model or a distillation, or more
+            arguments are given.
     """
+    return _resolve(model)[0]
+
+
+def _resolve(model: dict) -> tuple[dict, dict | None]:
+    """Give a model as :func:`resolve_model` does, and the custom_imports of its file."""
     model = copy.deepcopy(dict(model))
     path = model.pop('cfg_path', None)
     if path is None or 'type' in model:
-        return model
+        return model, None
     pretrained = model.pop('pretrained', False)
     if model:
         raise UsageError(
@@ -226,51 +266,52 @@ def resolve_model(model: dict) -> dict:
         raise UsageError(
             f'cfg_path={path!r} (current folder {osp.abspath(".")}): {error}'
         ) from error
+    file = name_types(file)
     if 'model' not in file:
         raise UsageError(f'cfg_path={path!r} has no model, only {sorted(file.keys())}')
+    if is_distillation(file):
+        raise UsageError(
+            f'cfg_path={path!r} is the config of a distillation. Name the config of a model alone'
+        )
     scope = path.partition('::')[0] if '::' in path else file.get('default_scope')
     resolved = copy.deepcopy(dict(file.model))
-    if 'data_preprocessor' in file:
-        preprocessor = copy.deepcopy(file.data_preprocessor)
-        if '::' in path:  # as MMEngine's get_model decides
-            resolved['data_preprocessor'] = preprocessor
-        else:  # as its Runner does
-            resolved.setdefault('data_preprocessor', preprocessor)
+    if file.get('data_preprocessor') is not None:
+        resolved.setdefault('data_preprocessor', copy.deepcopy(file.data_preprocessor))
     if scope is not None:
         resolved.setdefault('_scope_', scope)
     if pretrained:
         resolved['init_cfg'] = dict(type='Pretrained', checkpoint=file.model_path)
-    return resolved
+    return resolved, file.get('custom_imports')
 
 
 def student_config(cfg: Config) -> Config:
     """Reduce a distillation to its student, as if it had been trained alone.
 
-    Hooks of MMRazor and of this package are left out: they are about the distillation.
+    Hooks that are about the distillation are left out: MMRazor's, and those with
+    ``needs_distillation = True``.
 
     Args:
         cfg (Config): Any config.
 
     Returns:
         Config: A copy, in which ``model`` is the student with the data_preprocessor that it is
-        trained with. A config without distillation comes back as it is.
+        trained with: its own, and only if it has none, that of the distillation or of the config's
+        top level. A config without distillation comes back as it is.
     """
     cfg = copy.deepcopy(cfg)
     if not is_distillation(cfg):
         return cfg
-    student = resolve_model(cfg.model.architecture)
+    student, imports = _resolve(cfg.model.architecture)
     # in the order in which Runner and algorithm decide
     for preprocessor in (cfg.model.get('data_preprocessor'), cfg.get('data_preprocessor')):
         if preprocessor is not None:
-            student['data_preprocessor'] = preprocessor
-            break
+            student.setdefault('data_preprocessor', preprocessor)
+    if cfg.get('data_preprocessor') is not None and student['data_preprocessor'] is not None:
+        # MMEngine's models for test-time augmentation take this one, whatever the model has
+        cfg.data_preprocessor = copy.deepcopy(student['data_preprocessor'])
     cfg.model = student
-    if cfg.get('custom_hooks'):
-        hooks = [hook for hook in cfg.custom_hooks if not _is_about_distillation(hook)]
-        if hooks:
-            cfg.custom_hooks = hooks
-        else:
-            cfg.pop('custom_hooks')
+    add_imports(cfg, imports)
+    _leave_out_hooks(cfg)
     return cfg
 
 
@@ -286,17 +327,35 @@ def teacher_config(cfg: Config) -> Config:
     """
     preprocessor = student_config(cfg).model.get('data_preprocessor')
     cfg = copy.deepcopy(cfg)
-    teacher = resolve_model(cfg.model.teacher)
+    teacher, imports = _resolve(cfg.model.teacher)
     if preprocessor is not None:
         teacher.setdefault('data_preprocessor', preprocessor)
     cfg.model = teacher
+    add_imports(cfg, imports)
     return cfg
 
 
-def _is_about_distillation(hook: dict) -> bool:
-    hook_class = HOOKS.get(hook['type']) if isinstance(hook['type'], str) else hook['type']
-    package = getattr(hook_class, '__module__', '').partition('.')[0]
-    return package in ('rawkd_mm', 'mmrazor')
+def _leave_out_hooks(cfg: Config) -> None:
+    """Remove the hooks that a student alone has no use for, in place."""
+    scope = cfg.get('default_scope')
+    if cfg.get('custom_hooks'):
+        hooks = [hook for hook in cfg.custom_hooks if not _is_about_distillation(hook, scope)]
+        if hooks:
+            cfg.custom_hooks = hooks
+        else:
+            cfg.pop('custom_hooks')
+    for name, hook in list((cfg.get('default_hooks') or {}).items()):
+        if hook and _is_about_distillation(hook, scope):
+            cfg.default_hooks.pop(name)
+
+
+def _is_about_distillation(hook: dict | Hook, scope: str | None) -> bool:
+    if isinstance(hook, dict):
+        kind = find_type(hook['type'], HOOKS, hook.get('_scope_', scope))
+    else:
+        kind = type(hook)
+    is_mmrazor = str(getattr(kind, '__module__', '')).partition('.')[0] == 'mmrazor'
+    return getattr(kind, 'needs_distillation', is_mmrazor)
 
 
 def inline_models(cfg: Config) -> Config:
@@ -309,17 +368,19 @@ def inline_models(cfg: Config) -> Config:
         cfg (Config): Any config.
 
     Returns:
-        Config: A copy without ``cfg_path``.
+        Config: A copy without ``cfg_path``, which imports what the models' files import.
     """
     cfg = copy.deepcopy(cfg)
     if not is_distillation(cfg):
         return cfg
-    cfg.model.architecture = resolve_model(cfg.model.architecture)
+    cfg.model.architecture, imports = _resolve(cfg.model.architecture)
+    add_imports(cfg, imports)
     if 'teacher' in cfg.model:
-        teacher = resolve_model(cfg.model.teacher)
+        teacher, imports = _resolve(cfg.model.teacher)
         if cfg.model.get('teacher_ckpt'):
             _remove_pretrained(teacher)
         cfg.model.teacher = teacher
+        add_imports(cfg, imports)
     return cfg
 
 
@@ -332,7 +393,7 @@ def _remove_pretrained(config: object) -> None:
         if isinstance(config.get('pretrained'), str):
             config['pretrained'] = None
         init_cfg = config.get('init_cfg')
-        if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
+        if isinstance(init_cfg, dict) and type_name(init_cfg.get('type')) in _PRETRAINED:
             del config['init_cfg']
         for item in config.values():
             _remove_pretrained(item)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
+from ..registry import find_type, type_name
 from .checkpoint_loading import weights_only
 from .mmrazor_parts import refuse_mmrazor_parts
 
@@ -142,7 +143,7 @@ def _empty(dataset: Any) -> str:
     """Say which dataset is empty."""
     where, name = {}, type(dataset).__name__
     if isinstance(dataset, dict):
-        name = dataset.get('type')
+        name = type_name(dataset.get('type'))
         keys = ('data_root', 'ann_file', 'data_prefix', 'img_suffix', 'indices', 'filter_cfg')
         where = {key: dataset[key] for key in keys if dataset.get(key)}
     return (
@@ -249,7 +250,6 @@ def build_runner(cfg: Config) -> Runner:
     refuse_mmrazor_parts(cfg)
     runner_class = Runner
     if 'runner_type' in cfg:
-        with RUNNERS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-            runner_class = registry.get(cfg.runner_type)
+        runner_class = find_type(cfg.runner_type, RUNNERS, cfg.get('default_scope'))
     runner_class = type(runner_class.__name__, (_CarefulInputs, _CPUProcesses, runner_class), {})
     return runner_class.from_cfg(cfg)

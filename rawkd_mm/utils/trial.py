@@ -12,6 +12,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
+from ..registry import type_name
 from .runner import replace_sync_batchnorm
 
 __all__ = ['TrialError', 'made_up_batch', 'main_head_classes', 'run_one_iteration']
@@ -146,7 +147,7 @@ def run_one_iteration(
     replace_sync_batchnorm(algorithm)
     algorithm = algorithm.to(device).train()
     config = copy.deepcopy(optim_wrapper)
-    if device == 'cpu' and config.get('type') == 'AmpOptimWrapper':
+    if device == 'cpu' and type_name(config.get('type')) == 'AmpOptimWrapper':
         config = {k: v for k, v in config.items() if k not in ('loss_scale', 'dtype')}
         config['type'] = 'OptimWrapper'
     before = {k: v.detach().clone() for k, v in algorithm.student.named_parameters()}

@@ -552,9 +552,11 @@ def test_padding_has_the_teachers_value(mean):
 def test_images_come_from_the_algorithms_own_preprocessor():
     # Where a config has a data_preprocessor beside the model, as mmseg's have, the runner gives it
     # to the algorithm, and the student need not have one.
+    student = pspnet()
+    student.pop('data_preprocessor')
     model = train_statistics(build(pspnet(8, 16, data_preprocessor=preprocessor(**CAFFE))))
     algorithm = distill(
-        student=pspnet(data_preprocessor=None),
+        student=student,
         teacher=model,
         data_preprocessor=preprocessor(**IMAGENET),
     )

@@ -156,8 +156,10 @@ def test_student_config():
     assert student.model.data_preprocessor.size == (512, 1024)
     assert [hook['type'] for hook in student.custom_hooks] == ['EMAHook']
     assert MODELS.build(student.model).decode_head.channels == 128
-    # the data_preprocessor of the training goes before the student's own
+    # the student's own data_preprocessor goes before that of the top level, as alone
     cfg.data_preprocessor = dict(type='SegDataPreProcessor', size=(64, 64))
+    assert utils.student_config(cfg).model.data_preprocessor.size == (512, 1024)
+    cfg.model.architecture = dict(type='EncoderDecoder')
     assert utils.student_config(cfg).model.data_preprocessor.size == (64, 64)
     plain = Config(dict(model=dict(type='EncoderDecoder')))
     assert utils.student_config(plain).to_dict() == plain.to_dict()
@@ -172,6 +174,8 @@ def test_teacher_config():
     # one that has no data_preprocessor gets the student's images
     cfg.model.teacher = dict(type='EncoderDecoder')
     cfg.data_preprocessor = dict(type='SegDataPreProcessor', size=(64, 64))
+    assert utils.teacher_config(cfg).model.data_preprocessor.size == (512, 1024)
+    cfg.model.architecture = dict(type='EncoderDecoder')
     assert utils.teacher_config(cfg).model.data_preprocessor.size == (64, 64)
 
 
@@ -192,6 +196,10 @@ def test_resolve_model_errors(tmp_path):
         utils.resolve_model(dict(cfg_path='nowhere.py'))
     with pytest.raises(utils.UsageError, match=r"comes with \['backbone'\]"):
         utils.resolve_model(dict(cfg_path='nowhere.py', backbone=dict()))
+    loop = tmp_path / 'loop.py'
+    loop.write_text(f'model = dict(architecture=dict(cfg_path={str(loop)!r}), teacher=dict())')
+    with pytest.raises(utils.UsageError, match='loop.py.* is the config of a distillation'):
+        utils.resolve_model(dict(cfg_path=str(loop)))
     (tmp_path / 'empty.py').write_text('a = 1')
     with pytest.raises(utils.UsageError, match='has no model'):
         utils.resolve_model(dict(cfg_path=str(tmp_path / 'empty.py')))

@@ -96,10 +96,12 @@ def evaluate(cfg, checkpoint: str, device: str, advance: Callable[[int, int], No
 
 def _with_classes(evaluators) -> list[dict]:
     """Add an evaluator of each class to a CocoMetric; its values are rounded to 0.1 %."""
+    from rawkd_mm.registry import type_name
+
     evaluators = copy.deepcopy(evaluators)
     evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
     for config in evaluators:
-        if str(config['type']).rpartition('.')[2] == 'CocoMetric':
+        if type_name(config['type']) == 'CocoMetric':
             metric = config.get('metric', 'bbox')
             kind = metric if isinstance(metric, str) else metric[0]
             if kind in ('bbox', 'segm'):

@@ -135,6 +135,7 @@ class Benchmark:
     """The variants of one config on one device."""
 
     def __init__(self, args, device) -> None:
+        from rawkd_mm.registry import type_name
         from rawkd_mm.utils import inline_models, is_distillation, load_config, set_amp
 
         self.args, self.device, self.notes = args, device, []
@@ -143,7 +144,8 @@ class Benchmark:
             raise BenchmarkError(f'{args.config} is no distillation: it has no teacher to measure')
         if args.amp:
             set_amp(cfg, enable=True)
-        self.amp = 'Amp' in cfg.optim_wrapper.type or 'Bf16' in cfg.optim_wrapper.type
+        wrapper = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
+        self.amp = 'Amp' in wrapper or 'Bf16' in wrapper
         cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
         forget_pretrained(cfg.model)
         checkpoint = find_checkpoint(cfg.model.get('teacher_ckpt'))
@@ -503,12 +505,11 @@ def detection_sample(meta: dict, generator):
 
 def default_size(cfg) -> tuple:
     """Give the size of the images that a config trains with."""
-    for preprocessor in (
-        cfg.model.data_preprocessor,
-        cfg.model.architecture.get('data_preprocessor'),
-    ):
-        if preprocessor and preprocessor.get('size') is not None:
-            return preprocessor['size']
+    from rawkd_mm.utils import student_config
+
+    preprocessor = student_config(cfg).model.get('data_preprocessor') or {}
+    if preprocessor.get('size') is not None:
+        return preprocessor['size']
     return 800, 1344  # MMDetection's, padded to a multiple of 32
 
 

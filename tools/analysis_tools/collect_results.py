@@ -89,19 +89,16 @@ def resolve(cfg_path: str) -> dict:
     return resolve_model(dict(cfg_path=cfg_path))
 
 
-def last_name(kind: object) -> str:
-    """'mmdet.RetinaNet' or the class itself -> 'RetinaNet'."""
-    return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
-
-
 def name_of_model(model: dict, role: str) -> str:
     """Give what the tables call a model; it may be given by ``cfg_path``."""
+    from rawkd_mm.registry import type_name
+
     # finding a name among those of MMDetection takes a second
     model = resolve(model['cfg_path']) if 'cfg_path' in model else model
     backbone = model.get('backbone') or {}
     key = (
-        last_name(model.get('type', '')),
-        last_name(backbone.get('type', '')),
+        type_name(model.get('type', '')),
+        type_name(backbone.get('type', '')),
         backbone.get('depth'),
         backbone.get('groups', 1),
         bool(backbone.get('dcn')),
@@ -116,9 +113,11 @@ def name_of_model(model: dict, role: str) -> str:
 
 
 def name_of_method(distiller: dict, weights: dict) -> str:
+    from rawkd_mm.registry import type_name
+
     pairs = distiller.get('pairs') or []
     losses = [pair.get('loss') or distiller.get('loss') or {} for pair in pairs]
-    kinds = {last_name(loss['type']) for loss in losses if 'type' in loss}
+    kinds = {type_name(loss['type']) for loss in losses if 'type' in loss}
     other = list(distiller.get('distill_losses') or {})
     if len(kinds) != 1 or other or not kinds <= set(METHODS):
         raise NoRowError(
@@ -160,11 +159,9 @@ def read_run(work_dir: Path, paper: dict) -> Run:
         raise NoRowError(f'{config.relative_to(work_dir)} is missing')
 
     # takes seconds, and comes before the config is read, as in train.py
-    from mmengine.config import Config
+    from rawkd_mm.utils import UsageError, is_distillation, load_config
 
-    from rawkd_mm.utils import UsageError, is_distillation
-
-    cfg = Config.fromfile(config)
+    cfg = load_config(str(config))
     try:
         teacher, method = None, 'student'
         if is_distillation(cfg):

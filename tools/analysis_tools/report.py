@@ -106,7 +106,7 @@ class Report:
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from rawkd_mm.utils import is_distillation, load_config
+        from rawkd_mm.utils import is_distillation, load_config, package_of
 
         self.args = args
         self.run = WorkDir.find(args.work_dir)
@@ -125,7 +125,7 @@ class Report:
                     f'--baseline: {args.baseline} is a distillation, too. Give the work dir of the '
                     'student alone; tools/train.py CONFIG --student-alone trains one.'
                 )
-        self.is_detection = self.cfg.get('default_scope') == 'mmdet'
+        self.is_detection = package_of(self.cfg) == 'mmdet'
         self.percent = 100 if self.is_detection else 1
         self.notes = []
         self._note_progress()

@@ -153,9 +153,11 @@ def check(cfg, args) -> None:
     Raises:
         TrainingError: Says why.
     """
+    from rawkd_mm.registry import type_name
+
     if args.method != 'student':
         distiller = cfg.get('model', {}).get('distiller') or {}
-        if distiller.get('type') != 'FeatureDistiller' or not distiller.get('pairs'):
+        if type_name(distiller.get('type')) != 'FeatureDistiller' or not distiller.get('pairs'):
             raise TrainingError(
                 f'{args.config} has no FeatureDistiller with pairs, into which --method '
                 f'{args.method} could put its loss. For a student alone there is --method student'
@@ -176,7 +178,7 @@ def check(cfg, args) -> None:
                 f'{os.getcwd()}). Train the teacher first, or give its weights with --cfg-options '
                 'model.teacher_ckpt=PATH'
             )
-        hooks = [hook['type'] for hook in cfg.get('custom_hooks') or []]
+        hooks = [type_name(hook['type']) for hook in cfg.get('custom_hooks') or []]
         if 'FeatureGeometryHook' not in hooks:
             print(
                 'weight_sweep.py: note: the config has no FeatureGeometryHook in custom_hooks, so '
