@@ -17,22 +17,32 @@ from .config import (
     use_resumable_checkpoints,
 )
 from .runner import AverageLossesHook, build_runner, leave_processes, replace_sync_batchnorm
-from .trial import TrialError, made_up_batch, main_head_classes, run_one_iteration
+from .training_data import TrainingImages, class_names, training_images
+from .trial import (
+    TrialError,
+    made_up_batch,
+    made_up_images,
+    main_head_classes,
+    run_one_iteration,
+)
 
 __all__ = [
     'AverageLossesHook',
     'Bf16OptimWrapper',
     'CheckpointError',
     'RequireAllWeightsHook',
+    'TrainingImages',
     'TrialError',
     'UsageError',
     'build_runner',
+    'class_names',
     'inline_models',
     'is_distillation',
     'leave_processes',
     'load_all_weights',
     'load_config',
     'made_up_batch',
+    'made_up_images',
     'main_head_classes',
     'make_paths_relative',
     'replace_sync_batchnorm',
@@ -44,5 +54,6 @@ __all__ = [
     'set_work_dir',
     'student_config',
     'teacher_config',
+    'training_images',
     'use_resumable_checkpoints',
 ]
