@@ -576,12 +576,13 @@ def count_all(algorithm, pairs, size) -> list[tuple[str, int, int | None]]:
     """Give name, parameters and FLOPs of teacher, student and connectors."""
     import torch
 
-    from rawkd_mm.utils import made_up_batch
+    from rawkd_mm.utils import made_up_images
 
     rows = []
     for role in ('teacher', 'student'):
         model = getattr(algorithm, role)
-        images, samples = made_up_batch(model, size, 1)
+        images, samples = made_up_images(model, size, 1)
+        images = torch.stack(images).float()
         rows.append((f'{role}, {type(model).__name__}', *complexity(model, images, samples)))
     connectors = algorithm.distiller.connectors
     parameters = sum(p.numel() for p in connectors.parameters())

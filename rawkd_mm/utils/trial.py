@@ -224,7 +224,8 @@ def run_one_iteration(
     """
     device = get_device()
     replace_sync_batchnorm(algorithm)
-    algorithm = algorithm.to(device).train()
+    algorithm.to(device)
+    algorithm.train()  # MMRazor's gives None
     config = copy.deepcopy(optim_wrapper)
     kind = config.get('type')
     kind = kind if isinstance(kind, str) else getattr(kind, '__name__', None)
