@@ -295,8 +295,8 @@ def check(name):
         assert 'the config has no' in str(error)
         return True
     cfg.optim_wrapper.get('clip_grad')
-    # MMSegmentation's names end in the crop's height and width
-    found = re.search(r'[-_](\d+)x(\d+)\.py$', name)
+    # MMSegmentation's names have the crop's height and width
+    found = re.search(r'-(\d{2,})x(\d{2,})[_.]', name)
     if name.startswith('mmseg') and found and images is not None:
         assert images[:2] == tuple(map(int, found.groups())), (name, str(images))
     return True
