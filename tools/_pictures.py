@@ -98,11 +98,43 @@ def predict(model, dataset, indices: Sequence[int]) -> list:
 
 
 def images_of(dataset, indices: Sequence[int]) -> list[Picture]:
-    """Give the images themselves."""
+    """Give the images themselves, as far as they can be shown.
+
+    Photographs are read from their files. Of others (several bands, 16 bits, no image file) the
+    picture is what the pipeline loads, stretched over the range of grey values: the first three
+    bands as red, green and blue, or the first alone.
+    """
+    return [Picture(_pixels(dataset[i])) for i in indices]
+
+
+def _pixels(item: dict) -> np.ndarray:
+    """Give an item of a data set as pixels of shape (H, W, 3)."""
+    import cv2
     import mmcv
 
-    paths = [dataset[i]['data_samples'].img_path for i in indices]
-    return [Picture(mmcv.imread(path, channel_order='rgb')) for path in paths]
+    inputs, sample = item['inputs'], item['data_samples']
+    path = sample.metainfo.get('img_path')
+    if path is not None and str(inputs.dtype) == 'torch.uint8' and len(inputs) in (1, 3):
+        try:
+            pixels = mmcv.imread(path, channel_order='rgb')
+            if pixels is not None:
+                return pixels
+        except cv2.error:
+            pass  # a file of another kind, which the pipeline reads in a way of its own
+    bands = inputs[:3] if len(inputs) >= 3 else inputs[:1]
+    pixels = _stretch(bands.float().permute(1, 2, 0).numpy())
+    # the pipeline may have resized it; boxes are where the file has them
+    height, width = sample.metainfo.get('ori_shape', pixels.shape[:2])[:2]
+    if pixels.shape[:2] != (height, width):
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.repeat(pixels.reshape(height, width, -1), 3 // bands.shape[0], axis=2)
+
+
+def _stretch(bands: np.ndarray) -> np.ndarray:
+    """Stretch each band over 0 to 255, but for the lowest and the highest of 100 values."""
+    low, high = np.nanpercentile(bands, (1, 99), axis=(0, 1))
+    scaled = (bands - low) / np.maximum(high - low, 1e-6)
+    return (255 * np.nan_to_num(scaled.clip(0, 1))).round().astype(np.uint8)
 
 
 def truth_of(dataset, indices: Sequence[int]) -> list[Picture]:

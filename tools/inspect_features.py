@@ -115,6 +115,7 @@ def main() -> None:
 
     from rawkd_mm.distillers import list_features, measure_feature, partners
     from rawkd_mm.distillers.feature_listing import ListedFeature
+    from rawkd_mm.probe import image_channels
     from rawkd_mm.utils import UsageError
 
     warnings.simplefilter('ignore')
@@ -131,7 +132,7 @@ def main() -> None:
             if role == 'student':
                 size = tuple(args.size or trial_size(cfg))
             model = build_alone(cfg, role)
-            shape = (3, *size)
+            shape = (image_channels(model), *size)
             stars[role] = chosen(model, role, shape)
             lists[role] = list_features(model, shape, depth)
             listed = {entry.feature.source for entry in lists[role]}

@@ -32,6 +32,8 @@ _NAIVE_WEIGHT = (
     'assumption: the weight depends on the pair (in the paper 10 to 1000 for segmentation): '
     'tools/analysis_tools/weight_sweep.py finds it'
 )
+# Of the paper's pairs: UPerNet needs 10, PSPNet 100 or 1000.
+_NAIVE_WEIGHTS = {'UPerHead': 10.0}
 _CLIP = dict(clip_grad=dict(max_norm=35, norm_type=2))
 
 
@@ -60,10 +62,10 @@ def choose_method(name: str, model) -> Method:
     kind = 'two-stage' if two_stages else 'one-stage'
     if name in ('lad', 'cad', 'pad'):
         return Method(dict(type=f'{name.upper()}Loss', loss_weight=3.0), _PAPER_WEIGHT)
-    if name == 'naive':
-        return Method(dict(type='NaiveFeatureLoss', loss_weight=100.0), _NAIVE_WEIGHT)
-    if name == 'md':
-        return Method(dict(type='MagnitudeLoss', loss_weight=100.0), _NAIVE_WEIGHT)
+    if name in ('naive', 'md'):
+        kind = 'NaiveFeatureLoss' if name == 'naive' else 'MagnitudeLoss'
+        head = type(getattr(model, 'decode_head', None)).__name__
+        return Method(dict(type=kind, loss_weight=_NAIVE_WEIGHTS.get(head, 100.0)), _NAIVE_WEIGHT)
     if name == 'nfd':
         note = 'assumption: NFD is 2 (1 - correlation), so that 1.5 weighs it as 3 weighs CAD'
         return Method(dict(type='NFDLoss', loss_weight=1.5), note)
@@ -92,10 +94,13 @@ def choose_method(name: str, model) -> Method:
             'segmentation there are lad, cad, pad, naive, md, nfd, cwd, mgd'
         )
     if name == 'fgd':
-        values = (5e-5, 2.5e-5, 5e-5, 5e-7) if two_stages else (1e-3, 5e-4, 1e-3, 5e-6)
+        values = (5e-5, 2.5e-5, 5e-5, 5e-7, 0.5) if two_stages else (1e-3, 5e-4, 1e-3, 5e-6, 0.5)
         context = dict(type='GlobalContextConnector', in_channels='auto')
         return Method(
-            dict(type='FGDLoss', **dict(zip(('alpha', 'beta', 'gamma', 'lambda_'), values))),
+            dict(
+                type='FGDLoss',
+                **dict(zip(('alpha', 'beta', 'gamma', 'lambda_', 'temperature'), values)),
+            ),
             f"the paper's values for {kind} detectors",
             dict(student_connector=context, teacher_connector=dict(context)),
             _CLIP,
@@ -111,12 +116,18 @@ def choose_method(name: str, model) -> Method:
     return Method(loss, f"FKD's published values for {kind} detectors")
 
 
+# Methods that take of a two-stage detector what its RoI head reads; the neck's further level is
+# pooled from the one before.
+OF_ROI_LEVELS = ('fgd', 'mgd', 'fkd')
+# Methods that let a RetinaNet begin with the teacher's weights in these parts.
+INHERIT = ('fgd', 'mgd')
+INHERITED = ('neck', 'bbox_head')
 METHODS = ('lad', 'cad', 'pad', 'naive', 'md', 'nfd', 'cwd', 'mgd', 'fgd', 'fkd')
 
 
-def fkd_connectors(stride: float) -> dict:
-    """Give FKD's connectors of a level: the finer the map, the more they pool."""
-    reduction, pool = {4: (4, 4), 8: (4, 4), 16: (4, 2)}.get(round(stride), (2, 1))
+def fkd_connectors(level: int) -> dict:
+    """Give FKD's connectors of a level, 0 for the finest: the finer the map, the more they pool."""
+    reduction, pool = ((4, 4), (4, 2), (2, 1))[min(level, 2)]
     shared = dict(
         in_channels='auto',
         reduction=reduction,
@@ -229,99 +240,109 @@ def read_config(name: str, role: str):
     return cfg
 
 
-def training_size(cfg) -> tuple[int, int] | None:
-    """Find height and width of the images of a training, if the config tells."""
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-    given = [preprocessor.get('size')]
-    steps = list(transforms(cfg.get('train_dataloader', {})))
-    given += [s.get('crop_size') for s in steps if 'Crop' in str(s['type'])]
-    for size in given:
-        if isinstance(size, int):
-            return size, size
-        if size:
-            return tuple(size)
-    for step in steps:
-        if 'Resize' in str(step['type']):
-            scales = step.get('scale') or step.get('scales') or ()
-            scales = [scales] if scales and isinstance(scales[0], int) else scales
-            if scales:
-                width, height = max(scales)
-                return height, width
-    return None
+def check_trainable(name: str, cfg) -> None:
+    """Refuse a student whose config has nothing to train it with, as MMEngine's Runner would."""
+    from rawkd_mm.utils import UsageError
 
-
-def transforms(config: Any):
-    """Yield what stands in the pipelines below a config."""
-    if isinstance(config, dict):
-        for key, value in config.items():
-            if key == 'pipeline' and isinstance(value, (list, tuple)):
-                yield from (step for step in value if isinstance(step, dict) and 'type' in step)
-            else:
-                yield from transforms(value)
-    elif isinstance(config, (list, tuple)):
-        for item in config:
-            yield from transforms(item)
-
-
-def class_names(cfg) -> tuple | None:
-    """Find the names of the classes that a config trains, if it tells."""
-    from mmengine.registry import DATASETS
-
-    dataset = cfg.get('train_dataloader', {}).get('dataset')
-    while dataset is not None and 'pipeline' not in dataset:
-        dataset = dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
-    if dataset is None:
-        return None
-    names = (dataset.get('metainfo') or {}).get('classes')
-    if names is None:
-        kind = dataset['type']
-        if isinstance(kind, str):
-            with scope_of(cfg), DATASETS.switch_scope_and_registry(None) as registry:
-                kind = registry.get(kind)
-        names = getattr(kind, 'METAINFO', {}).get('classes')
-    return tuple(names) if names else None
+    missing = [k for k in ('train_dataloader', 'train_cfg', 'optim_wrapper') if not cfg.get(k)]
+    if missing:
+        raise UsageError(
+            f'--student {name}: the config has no {", ".join(missing)}, so that nothing can be '
+            'trained. The student keeps its own data and schedule: add them to its config'
+        )
 
 
 def trial_size(cfg) -> tuple[int, int]:
     """Give the student's crop, or, without a GPU, a smaller image of that shape."""
     from mmengine.device import get_device
 
-    height, width = training_size(cfg) or DEFAULT_SIZE
+    from rawkd_mm.utils import training_images
+
+    height, width = (training_images(cfg) or DEFAULT_SIZE)[:2]
     longer = max(height, width)
     if get_device() != 'cpu' or longer <= CPU_SIZE:
         return height, width
     return tuple(max(32, round(x * CPU_SIZE / longer / 32) * 32) for x in (height, width))
 
 
-def choose_pairs(args, student, teacher, shape) -> tuple[list, list[str]]:
-    """Give the pairs of features, and notes on what was left."""
-    from rawkd_mm.distillers import find_features, match_features, measure_feature
-    from rawkd_mm.utils import UsageError, main_head_classes
+def choose_pairs(args, student, teacher, size) -> tuple[list, list[str]]:
+    """Give the pairs of features, of an image of a size (height, width), and notes on what was left."""
+    from rawkd_mm.distillers import (
+        find_classifier,
+        find_features,
+        match_features,
+        measure_feature,
+    )
+    from rawkd_mm.probe import image_channels
+    from rawkd_mm.utils import UsageError
 
+    models = dict(student=student, teacher=teacher)
+    channels = {role: image_channels(model) for role, model in models.items()}
+    if channels['student'] != channels['teacher']:
+        raise UsageError(
+            f'the student takes images of {channels["student"]} channels and the teacher of '
+            f'{channels["teacher"]}, so that they cannot see the same images. Give both models the '
+            'same kind of image (in_channels of the backbone)'
+        )
+    shape = (channels['student'], *size)
     if args.features != ['auto']:
         pairs = [
             [measure_feature(m, text, shape) for m, text in zip((student, teacher), f.split('='))]
             for f in args.features
         ]
         return pairs, []
-    found = [
-        find_features(model, role, shape)
-        for model, role in ((student, 'student'), (teacher, 'teacher'))
-    ]
     if args.method == 'cwd' and hasattr(student, 'decode_head'):
-        numbers = main_head_classes(student), main_head_classes(teacher)
+        scores = [find_classifier(model, role, shape) for role, model in models.items()]
+        numbers = [feature.shape[0] for feature in scores]
         if numbers[0] != numbers[1]:
             raise UsageError(
                 f'--method cwd compares the scores of the classes, and the student has {numbers[0]}, '
-                f'the teacher {numbers[1]}. Name other features, or take another method'
+                f"the teacher {numbers[1]} (outputs of the student's {scores[0].source.text} and of "
+                f"the teacher's {scores[1].source.text}). Name other features, or take another method"
             )
-        heads = [
-            next(n for n, _ in reversed(list(m.named_modules())) if n.endswith('conv_seg'))
-            for m in (student, teacher)
-        ]
-        return [[measure_feature(m, n, shape) for m, n in zip((student, teacher), heads)]], []
+        return [scores], []
+    found = [find_features(model, role, shape) for role, model in models.items()]
     pairs, alone = match_features(*found)
-    return pairs, [f'No partner of the same stride, left out: {", ".join(alone)}.'] if alone else []
+    notes = [f'No partner of the same stride, left out: {", ".join(alone)}.'] if alone else []
+    if args.method in OF_ROI_LEVELS and hasattr(student, 'roi_head'):
+        number = roi_levels(student)
+        kept = [pair for pair in pairs if (pair[0].source.index or 0) < number]
+        if kept and len(kept) < len(pairs):
+            left = ', '.join(ours.source.text for ours, _ in pairs if (ours, _) not in kept)
+            notes.append(
+                f'Left out, as {args.method.upper()} takes the levels that the RoI head reads: {left}.'
+            )
+            pairs = kept
+    return pairs, notes
+
+
+def roi_levels(model) -> int:
+    """Give how many levels of its neck a two-stage detector's RoI head reads, the finest."""
+    extractor = model.roi_head.bbox_roi_extractor
+    extractor = extractor if hasattr(extractor, 'featmap_strides') else extractor[0]
+    return len(extractor.featmap_strides)
+
+
+def find_inherited(args, student, teacher) -> tuple[list[str] | None, list[str]]:
+    """Give the parts of a student that begin with the teacher's weights, and a note if they cannot.
+
+    FGD and MGD let a RetinaNet inherit neck and head ("inheriting strategy").
+    """
+    if args.method not in INHERIT or type(student).__name__ != 'RetinaNet':
+        return None, []
+    for part in INHERITED:
+        ours, theirs = (
+            {n: tuple(v.shape) for n, v in getattr(m, part).state_dict().items()}
+            if hasattr(m, part)
+            else {}
+            for m in (student, teacher)
+        )
+        if ours != theirs:
+            return None, [
+                f'{args.method.upper()} lets a RetinaNet begin with the neck and the head of its '
+                f"teacher. Here it begins with its own: the teacher's {part} has other parameters."
+            ]
+    return [*INHERITED], []
 
 
 def write_entry(key: str, value: Any) -> str:
@@ -365,35 +386,41 @@ class Code(str):
         return str(self)
 
 
-def make_model(args, teacher_cfg, method: Method, pairs, dry_run_shape, architecture) -> dict:
+def make_model(
+    args, teacher_cfg, method: Method, pairs, dry_run_shape, architecture, inherited=None
+) -> dict:
     """Give the model of the distillation."""
     if '::' in args.teacher:
         teacher = dict(cfg_path=args.teacher, pretrained=False)
     else:
         teacher = written_out(teacher_cfg).to_dict()
     entries = []
-    for student, partner in pairs:
+    for level, (student, partner) in enumerate(pairs):
         entry = dict(student=student.source.text, teacher=partner.source.text)
         if args.method == 'fkd':
-            entry.update(fkd_connectors(partner.stride))
+            entry.update(fkd_connectors(level))
         entries.append(entry)
     distiller = dict(type='FeatureDistiller', loss=method.loss, **method.distiller, pairs=entries)
     if dry_run_shape is not None:
         distiller['dry_run_shape'] = dry_run_shape
-    return dict(
+    model = dict(
         type='FrozenTeacherDistill',
         architecture=architecture,
         teacher=teacher,
         teacher_ckpt=args.teacher_ckpt,
-        distiller=distiller,
     )
+    if inherited:
+        model['init_student'] = inherited
+    return dict(**model, distiller=distiller)
 
 
 def short_name(config: str) -> str:
     return config if '::' in config else Path(config).name
 
 
-def compose(args, student_cfg, teacher_cfg, method, pairs, dry_run_shape) -> tuple[str, dict]:
+def compose(
+    args, student_cfg, teacher_cfg, method, pairs, dry_run_shape, inherited=None
+) -> tuple[str, dict]:
     """Write the config; gives the text and the absolute paths that are left in it."""
     from mmengine.config import Config
 
@@ -411,7 +438,7 @@ def compose(args, student_cfg, teacher_cfg, method, pairs, dry_run_shape) -> tup
     hook = dict(type='FeatureGeometryHook', interval=logger.get('interval', 50))
     hooks = [*(student_cfg.get('custom_hooks') or []), hook]
     architecture = Code('_base_.model') if named else Code('student')
-    model = make_model(args, teacher_cfg, method, pairs, dry_run_shape, architecture)
+    model = make_model(args, teacher_cfg, method, pairs, dry_run_shape, architecture, inherited)
     if named:
         model = dict(_delete_=True, **model)
     ours = Config(dict(custom_imports=imports, custom_hooks=hooks)).to_dict()
@@ -484,20 +511,29 @@ def scope_of(cfg):
 
 
 def build_algorithm(cfg, with_weights: bool):
-    """Build the distillation that a config describes; without weights for --no-check."""
+    """Build the distillation that a config describes, initialised as a training begins.
+
+    Nothing is downloaded to begin with: the student is random. Without the teacher's weights for
+    --no-check.
+    """
     from mmengine.registry import MODELS
 
     from rawkd_mm.utils import UsageError
+    from rawkd_mm.utils.config import remove_pretrained
 
     model = copy.deepcopy(cfg.model)
     if 'data_preprocessor' in cfg:  # as the Runner does
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    remove_pretrained(model.architecture)
     if not with_weights:
-        model.update(teacher_ckpt=None, allow_random_teacher=True)
+        model.update(teacher_ckpt=None, allow_random_teacher=True, init_student=None)
     try:
         # the loading of a checkpoint prints its path
         with scope_of(cfg), contextlib.redirect_stdout(io.StringIO()):
-            return MODELS.build(model)
+            algorithm = MODELS.build(model)
+            # as PyTorch leaves them, the weights of large models give losses that are not finite
+            algorithm.init_weights()
+            return algorithm
     except Exception as error:
         raise UsageError(f'the distillation cannot be built: {error}') from error
 
@@ -540,12 +576,13 @@ def count_all(algorithm, pairs, size) -> list[tuple[str, int, int | None]]:
     """Give name, parameters and FLOPs of teacher, student and connectors."""
     import torch
 
-    from rawkd_mm.utils import made_up_batch
+    from rawkd_mm.utils import made_up_images
 
     rows = []
     for role in ('teacher', 'student'):
         model = getattr(algorithm, role)
-        images, samples = made_up_batch(model, size, 1)
+        images, samples = made_up_images(model, size, 1)
+        images = torch.stack(images).float()
         rows.append((f'{role}, {type(model).__name__}', *complexity(model, images, samples)))
     connectors = algorithm.distiller.connectors
     parameters = sum(p.numel() for p in connectors.parameters())
@@ -576,12 +613,12 @@ def short(number: int | None) -> str:
 def find_warnings(args, cfgs, algorithm, pairs, counts) -> list[str]:
     """Say what may be wrong with a pair of models."""
     from rawkd_mm.algorithms.frozen_teacher import make_renormalize
-    from rawkd_mm.utils import main_head_classes
+    from rawkd_mm.utils import class_names, main_head_classes, training_images
 
     student, teacher = algorithm.student, algorithm.teacher
     result = []
     numbers = main_head_classes(student), main_head_classes(teacher)
-    names = class_names(cfgs[0]), class_names(cfgs[1])
+    names = tuple(map(class_names, cfgs))
     if numbers[0] != numbers[1]:
         result.append(
             f'Other classes: the student has {numbers[0]}, the teacher {numbers[1]}. Features can '
@@ -612,12 +649,11 @@ def find_warnings(args, cfgs, algorithm, pairs, counts) -> list[str]:
             f'The teacher is not larger than the student: {short(counts[0][1])} parameters, the '
             f'student has {short(counts[1][1])}. Are the two the wrong way round?'
         )
-    sizes = training_size(cfgs[0]), training_size(cfgs[1])
-    if None not in sizes and sizes[0] != sizes[1]:
-        ours, theirs = (f'{height}x{width}' for height, width in sizes)
+    ours, theirs = map(training_images, cfgs)
+    if None not in (ours, theirs) and ours[:2] != theirs[:2]:
         result.append(
-            f"Crops that the teacher has never seen: the student trains on {ours}, the teacher's "
-            f'config on {theirs}. Its features are best at the size that it was trained with.'
+            f"Images of another size: the student trains on {ours}, the teacher's config on {theirs}. "
+            "The teacher's features are best at the size that it was trained with."
         )
     return result
 
@@ -661,13 +697,15 @@ def print_tables(console, algorithm, pairs, counts, size, notes, warnings) -> No
 def dry_run_shape(student, teacher, pairs, size) -> tuple[int, int, int] | None:
     """Give the distiller another image than its own if that is too small for a model."""
     from rawkd_mm.distillers import measure_feature
+    from rawkd_mm.probe import image_channels
 
+    channels = image_channels(student)
     try:
         for ours, theirs in pairs:
-            measure_feature(student, ours.source.text, (3, 64, 64))
-            measure_feature(teacher, theirs.source.text, (3, 64, 64))
+            measure_feature(student, ours.source.text, (channels, 64, 64))
+            measure_feature(teacher, theirs.source.text, (channels, 64, 64))
     except (RuntimeError, ValueError):
-        return (3, *size)
+        return (channels, *size)
     return None
 
 
@@ -698,25 +736,50 @@ class Result(NamedTuple):
 def make(args: argparse.Namespace, size: tuple[int, int] | None = None) -> Result:
     """Compose the config that the arguments ask for and build it; on images of a size or the crop's."""
     from rawkd_mm.distillers import AutoFeatureError
+    from rawkd_mm.utils import training_images
 
     cfgs = read_config(args.student, 'student'), read_config(args.teacher, 'teacher')
+    check_trainable(args.student, cfgs[0])
     student, teacher = build_alone(cfgs[0], 'student'), build_alone(cfgs[1], 'teacher')
     method = choose_method(args.method, student)
-    crop = training_size(cfgs[0])
+    images = training_images(cfgs[0])
+    crop = images and images[:2]
     size = size or trial_size(cfgs[0])
     try:
-        pairs, notes = choose_pairs(args, student, teacher, (3, *size))
+        pairs, notes = choose_pairs(args, student, teacher, size)
     except (AutoFeatureError, RuntimeError):
         # some heads pool over more positions than a small image has
         if crop is None or crop == size:
             raise
         size = crop
-        pairs, notes = choose_pairs(args, student, teacher, (3, *size))
+        pairs, notes = choose_pairs(args, student, teacher, size)
     shape = dry_run_shape(student, teacher, pairs, size)
-    text, left = compose(args, *cfgs, method, pairs, shape)
+    inherited, more = find_inherited(args, student, teacher)
+    notes += more
+    text, left = compose(args, *cfgs, method, pairs, shape, inherited)
     cfg = read_back(text)
     algorithm = build_algorithm(cfg, with_weights=not args.no_check)
     return Result(text, cfg, algorithm, pairs, size, notes, left, cfgs)
+
+
+def try_out(result: Result) -> tuple[dict[str, float], tuple[int, int]]:
+    """Train for one iteration; gives the losses, and height and width of the images.
+
+    Where small images fail, those of the training are tried: a query detector chooses from more
+    positions than a small image has, and a deformable convolution wants maps of 3x3.
+    """
+    from rawkd_mm.utils import TrialError, run_one_iteration, training_images
+
+    images = training_images(result.cfgs[0])
+    whole = images[:2] if images else (4 * DEFAULT_SIZE[0],) * 2
+    for size in (result.size, whole):
+        try:
+            with scope_of(result.cfg):
+                wrapper = result.cfg.optim_wrapper
+                return run_one_iteration(result.algorithm, wrapper, size), size
+        except TrialError:
+            if min(size) >= min(whole):
+                raise
 
 
 def main() -> None:
@@ -725,7 +788,7 @@ def main() -> None:
     # see train.py
     from rich.console import Console
 
-    from rawkd_mm.utils import UsageError, run_one_iteration
+    from rawkd_mm.utils import UsageError
 
     # what this prints says all that the packages below would
     warnings_module.simplefilter('ignore')
@@ -739,8 +802,7 @@ def main() -> None:
         warnings += [f'An absolute path is left: {k} = {v!r}' for k, v in result.left.items()]
         print_tables(console, algorithm, pairs, counts, size, result.notes, warnings)
         if not args.no_check:
-            with scope_of(result.cfg):
-                losses = run_one_iteration(algorithm, result.cfg.optim_wrapper, size)
+            losses, size = try_out(result)
             values = ', '.join(f'{k} {v:.4g}' for k, v in losses.items() if k.startswith('distill'))
             console.print(
                 f'One iteration on 2 made-up images of {size[0]}x{size[1]} ran: loss '

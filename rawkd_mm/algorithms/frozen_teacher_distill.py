@@ -14,6 +14,7 @@ from mmrazor.models.utils import add_prefix
 from torch import Tensor, nn
 
 from ..distillers import FeatureDistiller, PairFeatures, run_for_features
+from ..probe import image_channels
 from ..registry import check_type, register_model
 from ..utils.random_numbers import separate_random_numbers
 from .frozen_teacher import (
@@ -149,8 +150,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if teacher_ckpt:
             # a number of batches is nothing that a checkpoint must have
             needed = [n for n in inherited if not n.endswith('num_batches_tracked')]
+            shape = getattr(self.distiller, 'dry_run_shape', None)
             self._frozen_teacher.load(
-                teacher_ckpt, getattr(self.distiller, 'dry_run_shape', (3, 64, 64)), needed
+                teacher_ckpt, shape or (image_channels(self.teacher), 64, 64), needed
             )
         # the student gets them as they were loaded, whatever the teacher's precision is
         weights = self.teacher.state_dict()

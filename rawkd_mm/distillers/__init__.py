@@ -3,6 +3,7 @@
 from .auto_features import (
     AutoFeatureError,
     Feature,
+    find_classifier,
     find_features,
     match_features,
     measure_feature,
@@ -20,6 +21,7 @@ __all__ = [
     'FeatureSource',
     'PairFeatures',
     'ListedFeature',
+    'find_classifier',
     'find_features',
     'list_features',
     'match_features',

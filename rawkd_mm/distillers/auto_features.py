@@ -8,10 +8,18 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from .feature_distiller import _without_traces, dry_run, run_for_features
+from ..probe import image_channels, without_traces
+from .feature_distiller import dry_run, run_for_features
 from .feature_recorder import FeatureRecorder, FeatureSource
 
-__all__ = ['AutoFeatureError', 'Feature', 'find_features', 'match_features', 'measure_feature']
+__all__ = [
+    'AutoFeatureError',
+    'Feature',
+    'find_classifier',
+    'find_features',
+    'match_features',
+    'measure_feature',
+]
 
 # What every head of mmseg calls the convolution that gives each position its class.
 _CLASSIFIER = 'conv_seg'
@@ -49,13 +57,18 @@ def _to_feature(source: FeatureSource, tensor: Tensor, image: Sequence[int]) -> 
     return Feature(source, tuple(tensor.shape[1:]), image[1] / tensor.shape[2])
 
 
-def measure_feature(model: BaseModel, text: str, shape: Sequence[int] = (3, 256, 256)) -> Feature:
+def _default_shape(model: BaseModel) -> tuple[int, int, int]:
+    return (image_channels(model), 256, 256)
+
+
+def measure_feature(model: BaseModel, text: str, shape: Sequence[int] | None = None) -> Feature:
     """Find out the shape of a feature that is named by its path.
 
     Args:
         model (BaseModel): The model.
         text (str): Such as ``'decode_head.bottleneck'`` or ``'neck[0]'``.
-        shape (Sequence[int]): Channels, height and width of the image to run the model with.
+        shape (Sequence[int], optional): Channels, height and width of the image to run the model
+            with. Defaults to 256x256 pixels of as many channels as the model takes.
 
     Returns:
         Feature: The feature.
@@ -65,6 +78,7 @@ def measure_feature(model: BaseModel, text: str, shape: Sequence[int] = (3, 256,
             map.
         RuntimeError: If the module gives no feature, or several.
     """
+    shape = shape or _default_shape(model)
     source = FeatureSource.parse(text)
     recorder = FeatureRecorder(source.module, source.is_input)
     recorder.initialize(model)
@@ -82,9 +96,7 @@ def measure_feature(model: BaseModel, text: str, shape: Sequence[int] = (3, 256,
     return _to_feature(source, tensor, shape)
 
 
-def find_features(
-    model: BaseModel, role: str, shape: Sequence[int] = (3, 256, 256)
-) -> list[Feature]:
+def find_features(model: BaseModel, role: str, shape: Sequence[int] | None = None) -> list[Feature]:
     """Choose the features to distil: by what the model is.
 
     * A segmentor of mmseg (``EncoderDecoder``): the last feature before the classifier, found by
@@ -95,7 +107,8 @@ def find_features(
         model (BaseModel): The model; any weights will do.
         role (str): 'student' or 'teacher'. The student's feature must be the same in training, where
             dropout is active and heads of a cascade may run twice.
-        shape (Sequence[int]): Channels, height and width of the image to run the model with.
+        shape (Sequence[int], optional): Channels, height and width of the image to run the model
+            with. Defaults to 256x256 pixels of as many channels as the model takes.
 
     Returns:
         list[Feature]: The features; of a neck from the finest to the coarsest.
@@ -105,6 +118,7 @@ def find_features(
     """
     from mmseg.models import EncoderDecoder
 
+    shape = shape or _default_shape(model)
     head = type(getattr(model, 'decode_head', None)).__name__
     if isinstance(model, EncoderDecoder) or head in _WITHOUT_CLASSIFIER:
         return [_feature_before_classifier(model, role, shape)]
@@ -115,6 +129,46 @@ def find_features(
         "neither one of mmseg's EncoderDecoder models nor a detector with a neck. Name the "
         'features (--features STUDENT=TEACHER); tools/inspect_features.py lists them'
     )
+
+
+def find_classifier(model: BaseModel, role: str, shape: Sequence[int] | None = None) -> Feature:
+    """Find the convolution that gives each position the scores of its classes.
+
+    It is that of the main head: of a cascade (``decode_head`` is a list) the last. Auxiliary heads,
+    STDC's boundary heads among them, and further classifiers within the main head do not count.
+
+    Args:
+        model (BaseModel): A segmentor of mmseg; any weights will do.
+        role (str): 'student' or 'teacher', for errors.
+        shape (Sequence[int], optional): Channels, height and width of the image to run the model
+            with. Defaults to 256x256 pixels of as many channels as the model takes.
+
+    Returns:
+        Feature: Its output. Its channels are the model's outputs, one for two classes if the head
+        has ``out_channels=1``.
+
+    Raises:
+        AutoFeatureError: If the main head classifies something else than the positions of a map.
+    """
+    shape = shape or _default_shape(model)
+    path, head = 'decode_head', model.decode_head
+    if isinstance(head, nn.ModuleList):
+        path, head = f'{path}.{len(head) - 1}', head[-1]
+    name, kind = f'{path}.{_CLASSIFIER}', type(head).__name__
+    run = _HeadRun(model)
+    if name not in run.names.values():
+        raise _no_classifier(kind, role)
+    run.run(model, shape)
+    outputs = [output for called, _, _, output in run.calls if called == name]
+    if len(outputs) != 1 or not isinstance(outputs[0], Tensor) or outputs[0].dim() != 4:
+        raise AutoFeatureError(
+            f"the {role}'s {kind} runs {name!r} {len(outputs)} times on an image of shape "
+            f'{tuple(shape)}, and one map of scores was expected'
+            + (f' ({run.error!r})' if run.error else '')
+            + '. Name the features (--features STUDENT=TEACHER); tools/inspect_features.py lists '
+            'them'
+        )
+    return _to_feature(FeatureSource(name), outputs[0], shape)
 
 
 class _HeadRun:
@@ -128,7 +182,7 @@ class _HeadRun:
 
     def run(self, model: BaseModel, shape: Sequence[int]) -> None:
         image = next(model.parameters()).new_zeros((1, *shape))
-        with _without_traces(model), ExitStack() as stack:
+        with without_traces(model), ExitStack() as stack:
             for module in self.names:
                 handles = (
                     module.register_forward_pre_hook(self._begin),

@@ -2,8 +2,8 @@
 
 import copy
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from .. import functional
+from ..probe import image_channels, without_traces
 from ..registry import MODELS, check_type, register_model, type_name
 from .configurable_distiller import ConfigurableDistiller, for_module
 from .feature_recorder import FeatureRecorder, FeatureSource
@@ -266,7 +267,7 @@ def dry_run(model: nn.Module, shape: Sequence[int], recorders: Sequence[FeatureR
     def is_complete() -> bool:
         return all(recorder.data_buffer for recorder in recorders)
 
-    with _without_traces(model), ExitStack() as stack:
+    with without_traces(model), ExitStack() as stack:
         for recorder in recorders:
             stack.enter_context(recorder)
         try:
@@ -281,19 +282,6 @@ def dry_run(model: nn.Module, shape: Sequence[int], recorders: Sequence[FeatureR
                     'distiller if the model needs another one; a feature must be computed from '
                     'the image alone (backbone, neck, heads of a segmentor).'
                 ) from error
-
-
-@contextmanager
-def _without_traces(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradient, and everything as it was afterwards: modes and random state."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
 
 
 @register_model
@@ -340,8 +328,9 @@ class FeatureDistiller(ConfigurableDistiller):
         student_connector (dict, optional): Config of the student_connector of every pair that does
             not give one, or None, itself; each pair gets its own instance.
         teacher_connector (dict, optional): The same for the teacher's.
-        dry_run_shape (tuple[int, int, int]): Channels, height and width of the input with which
-            shapes are found out. Defaults to (3, 64, 64).
+        dry_run_shape (tuple[int, int, int], optional): Channels, height and width of the input with
+            which shapes are found out. Defaults to None: as many channels as the models take
+            (:func:`rawkd_mm.probe.image_channels`), and 64x64 pixels.
         **kwargs: Every argument of ``ConfigurableDistiller``; works beside the pairs.
 
     Attributes:
@@ -366,7 +355,7 @@ class FeatureDistiller(ConfigurableDistiller):
         loss: dict | None = None,
         student_connector: dict | None = None,
         teacher_connector: dict | None = None,
-        dry_run_shape: Sequence[int] = (3, 64, 64),
+        dry_run_shape: Sequence[int] | None = None,
         student_recorders: dict[str, dict] | None = None,
         teacher_recorders: dict[str, dict] | None = None,
         distill_losses: dict[str, dict] | None = None,
@@ -386,7 +375,8 @@ class FeatureDistiller(ConfigurableDistiller):
             distill_losses=distill_losses,
             **kwargs,
         )
-        self.dry_run_shape = tuple(dry_run_shape)
+        self.dry_run_shape = None if dry_run_shape is None else tuple(dry_run_shape)
+        self._image_channels: dict[str, int] = {}
         self.pairs = parsed
         self._check_keys()
         for pair in self.pairs:
@@ -430,7 +420,7 @@ class FeatureDistiller(ConfigurableDistiller):
             return
         sources = list(dict.fromkeys(getattr(pair, role) for pair in self.pairs))
         recorders = [self._recorder(role, source) for source in sources]
-        dry_run(model, self.dry_run_shape, recorders)
+        dry_run(model, self.dry_run_shape or self._find_shape(role, model), recorders)
         features = {}
         for source, recorder in zip(sources, recorders):
             recorder.clone_if_overwritten()
@@ -441,6 +431,17 @@ class FeatureDistiller(ConfigurableDistiller):
         if len(self._dry_run_features) == 2:
             self._build_pairs()
             self._dry_run_features = {}
+
+    def _find_shape(self, role: str, model: nn.Module) -> tuple[int, int, int]:
+        """Give the shape of the dry run's image, once it is clear that both models take the same."""
+        self._image_channels[role] = image_channels(model)
+        if len(set(self._image_channels.values())) > 1:
+            raise ValueError(
+                f'the student takes images of {self._image_channels["student"]} channels and the '
+                f'teacher of {self._image_channels["teacher"]}, so that they cannot see the same '
+                'images. Give both models the same kind of image (in_channels of the backbone)'
+            )
+        return (self._image_channels[role], 64, 64)
 
     def _build_pairs(self) -> None:
         """Build what depends on the features of the dry run."""
@@ -475,7 +476,7 @@ class FeatureDistiller(ConfigurableDistiller):
             config = self._auto_align(pair, student, teacher)
         if config is not None:
             self.connectors[pair.key] = _build(config, f'{pair.name}: align')
-        with _without_traces(self.connectors):
+        with without_traces(self.connectors):
             aligned = self._align(pair, student, teacher)
         if aligned.shape != teacher.shape:
             raise ValueError(

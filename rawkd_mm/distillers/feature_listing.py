@@ -10,8 +10,9 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from ..probe import image_channels, without_traces
 from .auto_features import Feature
-from .feature_distiller import _without_traces, run_for_features
+from .feature_distiller import run_for_features
 from .feature_recorder import FeatureSource
 
 __all__ = ['ListedFeature', 'list_features', 'partners']
@@ -54,7 +55,7 @@ class _Watch:
 
     def run(self) -> None:
         """Run the model once."""
-        with _without_traces(self.model), ExitStack() as stack:
+        with without_traces(self.model), ExitStack() as stack:
             for name, module in self.model.named_modules():
                 if name:
                     end = partial(self._end, name)
@@ -92,7 +93,7 @@ class _Watch:
 
 def list_features(
     model: BaseModel,
-    shape: Sequence[int] = (3, 256, 256),
+    shape: Sequence[int] | None = None,
     depth: int | None = None,
     repeats: int = 3,
 ) -> list[ListedFeature]:
@@ -100,7 +101,8 @@ def list_features(
 
     Args:
         model (BaseModel): The model; runs in eval mode.
-        shape (Sequence[int]): Channels, height and width of the image.
+        shape (Sequence[int], optional): Channels, height and width of the image. Defaults to
+            256x256 pixels of as many channels as the model takes.
         depth (int, optional): The longest path that is listed, in names: 2 for
             ``'backbone.layer1'``. Defaults to None, all.
         repeats (int): How many forwards are timed, behind one that is not. Defaults to 3.
@@ -111,6 +113,7 @@ def list_features(
     Raises:
         RuntimeError: If the model produces no feature map of such an image.
     """
+    shape = shape or (image_channels(model), 256, 256)
     _Watch(model, shape).run()  # the first forward is slower than the others
     watch = _Watch(model, shape)
     for _ in range(repeats):

@@ -19,17 +19,26 @@ from .config import (
 )
 from .runner import AverageLossesHook, build_runner, leave_processes, replace_sync_batchnorm
 from .text_config import add_imports, join_imports, name_types, refuse_what_is_no_text
-from .trial import TrialError, made_up_batch, main_head_classes, run_one_iteration
+from .training_data import TrainingImages, class_names, training_images
+from .trial import (
+    TrialError,
+    made_up_batch,
+    made_up_images,
+    main_head_classes,
+    run_one_iteration,
+)
 
 __all__ = [
     'AverageLossesHook',
     'Bf16OptimWrapper',
     'CheckpointError',
     'RequireAllWeightsHook',
+    'TrainingImages',
     'TrialError',
     'UsageError',
     'add_imports',
     'build_runner',
+    'class_names',
     'inline_models',
     'is_distillation',
     'join_imports',
@@ -37,6 +46,7 @@ __all__ = [
     'load_all_weights',
     'load_config',
     'made_up_batch',
+    'made_up_images',
     'main_head_classes',
     'make_paths_relative',
     'name_types',
@@ -51,5 +61,6 @@ __all__ = [
     'set_work_dir',
     'student_config',
     'teacher_config',
+    'training_images',
     'use_resumable_checkpoints',
 ]

@@ -25,6 +25,7 @@ __all__ = [
     'load_config',
     'make_paths_relative',
     'package_of',
+    'remove_pretrained',
     'resolve_model',
     'set_auto_scale_lr',
     'set_resume',
@@ -378,17 +379,17 @@ def inline_models(cfg: Config) -> Config:
     if 'teacher' in cfg.model:
         teacher, imports = _resolve(cfg.model.teacher)
         if cfg.model.get('teacher_ckpt'):
-            _remove_pretrained(teacher)
+            remove_pretrained(teacher)
         cfg.model.teacher = teacher
         add_imports(cfg, imports)
     return cfg
 
 
-def _remove_pretrained(config: object) -> None:
+def remove_pretrained(config: object) -> None:
     """Remove weights to begin with from a model's config, in place."""
     if isinstance(config, (list, tuple)):
         for item in config:
-            _remove_pretrained(item)
+            remove_pretrained(item)
     elif isinstance(config, dict):
         if isinstance(config.get('pretrained'), str):
             config['pretrained'] = None
@@ -396,7 +397,7 @@ def _remove_pretrained(config: object) -> None:
         if isinstance(init_cfg, dict) and type_name(init_cfg.get('type')) in _PRETRAINED:
             del config['init_cfg']
         for item in config.values():
-            _remove_pretrained(item)
+            remove_pretrained(item)
 
 
 def make_paths_relative(cfg: Config, roots: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:

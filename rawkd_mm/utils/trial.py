@@ -1,17 +1,19 @@
 """One iteration of a training on made-up images: does it run at all?"""
 
 import copy
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from mmengine.device import get_device
-from mmengine.model import BaseModel
+from mmengine.logging import MessageHub
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
+from ..probe import image_channels
 from ..registry import type_name
 from .runner import replace_sync_batchnorm
 
@@ -44,34 +46,64 @@ def main_head_classes(model: BaseModel) -> int | None:
 
 
 def made_up_batch(
-    model: BaseModel, size: Sequence[int], images: int = 2, device: str = 'cpu'
+    model: BaseModel,
+    size: Sequence[int],
+    images: int = 2,
+    device: str = 'cpu',
+    preprocessor: nn.Module | None = None,
 ) -> tuple[Tensor, list[BaseDataElement]]:
-    """Make normalised random images with annotations for a segmentor or a detector.
+    """Make random images with annotations for a segmentor or a detector, as a training step gets them.
 
     Args:
         model (BaseModel): What is to be trained with them.
         size (Sequence[int]): Height and width of the images in pixels.
         images (int): How many. Defaults to 2, the fewest that BN can do with.
         device (str): Where they shall be. Defaults to 'cpu'.
+        preprocessor (nn.Module, optional): The data_preprocessor that makes them; its fixed size, if
+            it has one, becomes this size, and it augments nothing. Defaults to the model's own.
 
     Returns:
-        tuple[Tensor, list[BaseDataElement]]: The images, shape (images, C, H, W), and their data
-        samples: label maps (and edges) for a segmentor, boxes and masks for a detector.
+        tuple[Tensor, list[BaseDataElement]]: The images, shape (images, C, H, W), of as many channels
+        as the model takes, and their data samples.
+    """
+    inputs, samples = made_up_images(model, size, images)
+    preprocessor = model.data_preprocessor if preprocessor is None else preprocessor
+    if type(preprocessor) is BaseDataPreprocessor:
+        # one that only moves the images to the device
+        normalised = (torch.stack(inputs).float() - 127.5) / 73.9
+        return normalised.to(device), [sample.to(device) for sample in samples]
+    preprocessor = copy.deepcopy(preprocessor).to(device)
+    if getattr(preprocessor, 'size', None) is not None:
+        preprocessor.size = tuple(size)
+    if getattr(preprocessor, 'batch_augments', None):
+        preprocessor.batch_augments = None
+    data = preprocessor(dict(inputs=inputs, data_samples=samples), training=True)
+    return data['inputs'], [sample.to(device) for sample in data['data_samples']]
+
+
+def made_up_images(
+    model: BaseModel, size: Sequence[int], images: int = 2
+) -> tuple[list[Tensor], list[BaseDataElement]]:
+    """Make random images with annotations as the data set of a training gives them.
+
+    Args:
+        model (BaseModel): What is to be trained with them.
+        size (Sequence[int]): Height and width of the images in pixels.
+        images (int): How many. Defaults to 2.
+
+    Returns:
+        tuple[list[Tensor], list[BaseDataElement]]: The images, uint8 of shape (C, H, W), of as many
+        channels as the model takes; and their data samples: label maps, edges and depth for a
+        segmentor, boxes, masks, proposals and a map of things and stuff for a detector.
     """
     generator = torch.Generator().manual_seed(0)
-    channels = len(getattr(model.data_preprocessor, 'mean', ())) or 3
-    inputs = torch.randn(images, channels, *size, generator=generator).to(device)
-    classes = max(main_head_classes(model) or 1, 1)
-    if hasattr(model, 'decode_head'):
-        make = _segmentation_sample
-    else:
-        # some heads take masks, if there are any, for something else than these
-        with_masks = any('mask' in name for name, _ in model.named_modules())
-        make = partial(_detection_sample, with_masks=with_masks)
-    samples = []
+    shape, channels = tuple(size), image_channels(model)
+    make = _segmentation_sample if hasattr(model, 'decode_head') else _detection_sample
+    inputs, samples = [], []
     for index in range(images):
-        sample = make(tuple(size), classes, generator)
-        shape = tuple(size)
+        image = torch.randint(0, 256, (channels, *shape), generator=generator)
+        inputs.append(image.to(torch.uint8))
+        sample = make(model, shape, generator)
         sample.set_metainfo(
             dict(
                 img_id=index,
@@ -84,45 +116,93 @@ def made_up_batch(
                 padding_size=[0, 0, 0, 0],
             )
         )
-        samples.append(sample.to(device))
+        samples.append(sample)
     return inputs, samples
 
 
 def _segmentation_sample(
-    size: tuple[int, int], classes: int, generator: torch.Generator
+    model: BaseModel, size: tuple[int, int], generator: torch.Generator
 ) -> BaseDataElement:
     from mmseg.structures import SegDataSample
 
     sample = SegDataSample()
-    labels = torch.randint(0, max(classes, 2), (1, *size), generator=generator)
+    classes = max(main_head_classes(model) or 1, 2)
+    labels = torch.randint(0, classes, (1, *size), generator=generator)
     sample.gt_sem_seg = PixelData(data=labels)
-    # PIDNet asks for it
+    # PIDNet asks for edges, VPD for depth
     sample.gt_edge_map = PixelData(data=torch.randint(0, 2, (1, *size), generator=generator))
+    sample.gt_depth_map = PixelData(data=1 + torch.rand(1, *size, generator=generator))
     return sample
 
 
 def _detection_sample(
-    size: tuple[int, int], classes: int, generator: torch.Generator, with_masks: bool
+    model: BaseModel, size: tuple[int, int], generator: torch.Generator
 ) -> BaseDataElement:
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
 
     height, width = size
+    things, _ = _things_and_stuff(model)
     # a large and a small object
     boxes = torch.tensor([[0.1, 0.1, 0.7, 0.8], [0.5, 0.4, 0.8, 0.7]])
     boxes = (boxes * torch.tensor([width, height, width, height])).round()
     sample = DetDataSample()
     sample.gt_instances = InstanceData(
-        bboxes=boxes, labels=torch.randint(0, classes, (len(boxes),), generator=generator)
+        bboxes=boxes, labels=torch.randint(0, things, (len(boxes),), generator=generator)
     )
-    if with_masks:
+    # some heads take masks, if there are any, for something else than these
+    if any('mask' in name for name, _ in model.named_modules()):
         masks = np.zeros((len(boxes), height, width), np.uint8)
         for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist()):
             mask[top:bottom, left:right] = 1
         sample.gt_instances.masks = BitmapMasks(masks, height, width)
     sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
-    sample.gt_sem_seg = PixelData(data=torch.zeros(1, height, width, dtype=torch.long))
+    # what Fast R-CNN, which has no RPN, reads from a file: around the objects, and beside them
+    near = torch.cat(
+        [boxes, boxes + 0.05 * height, boxes.new_tensor([[0, 0, width / 4, height / 4]])]
+    )
+    near = torch.minimum(near, near.new_tensor([width, height, width, height]))
+    sample.proposals = InstanceData(bboxes=near, scores=torch.ones(len(near)))
+    sample.gt_sem_seg = PixelData(sem_seg=_semantic_map(model, size, generator))
     return sample
+
+
+def _things_and_stuff(model: BaseModel) -> tuple[int, int]:
+    """Give the numbers of classes of objects, and of regions of a panoptic model."""
+    for name in ('panoptic_head', 'semantic_head', 'panoptic_fusion_head'):
+        head = getattr(model, name, None)
+        things = getattr(head, 'num_things_classes', None)
+        if isinstance(things, int):
+            return max(things, 1), getattr(head, 'num_stuff_classes', 0)
+    return max(main_head_classes(model) or 1, 1), 0
+
+
+def _semantic_map(model: BaseModel, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Give each position a class, shape (1, H, W); of the size that the model's semantic head takes."""
+    branch = getattr(getattr(model, 'roi_head', None), 'semantic_head', None)
+    if branch is not None:
+        # HTC and its like learn from a smaller map, as large as the neck's level that they fuse into
+        level = getattr(branch, 'fusion_level', 0)
+        extractor = model.roi_head.bbox_roi_extractor
+        extractor = extractor[0] if isinstance(extractor, nn.ModuleList) else extractor
+        stride = extractor.featmap_strides[level]
+        size = [-(-length // stride) for length in size]
+        return torch.randint(0, branch.num_classes, (1, *size), generator=generator)
+    return torch.randint(0, sum(_things_and_stuff(model)), (1, *size), generator=generator)
+
+
+@contextmanager
+def _first_iteration() -> Iterator[None]:
+    """Tell the model what a Runner tells it: which iteration this is (BoxInst, YOLOX ask for it)."""
+    hub = MessageHub.get_current_instance()
+    told = dict(iter=0, epoch=0, max_iters=1, max_epochs=1)
+    told = {k: v for k, v in told.items() if k not in hub.runtime_info}
+    hub.update_info_dict(told)
+    try:
+        yield
+    finally:
+        for key in told:
+            hub.pop_info(key)
 
 
 def run_one_iteration(
@@ -145,7 +225,8 @@ def run_one_iteration(
     """
     device = get_device()
     replace_sync_batchnorm(algorithm)
-    algorithm = algorithm.to(device).train()
+    algorithm.to(device)
+    algorithm.train()  # MMRazor's gives None
     config = copy.deepcopy(optim_wrapper)
     if device == 'cpu' and type_name(config.get('type')) == 'AmpOptimWrapper':
         config = {k: v for k, v in config.items() if k not in ('loss_scale', 'dtype')}
@@ -153,8 +234,10 @@ def run_one_iteration(
     before = {k: v.detach().clone() for k, v in algorithm.student.named_parameters()}
     try:
         wrapper = build_optim_wrapper(algorithm, config)
-        batch = made_up_batch(algorithm.student, size, device=device)
-        with wrapper.optim_context(algorithm):
+        batch = made_up_batch(
+            algorithm.student, size, device=device, preprocessor=algorithm.data_preprocessor
+        )
+        with wrapper.optim_context(algorithm), _first_iteration():
             losses = algorithm(*batch, mode='loss')
         total, log = algorithm.parse_losses(losses)
         wrapper.update_params(total)

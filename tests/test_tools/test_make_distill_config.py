@@ -124,8 +124,8 @@ def test_published_configs_are_inherited(call, folder):
         ('model = dict(backbone=dict(strides=(1, 2, 2, 1)))', 'a factor of 4.0'),
         ('model = dict(backbone=dict(base_channels=2), decode_head=dict(in_channels=16))',
          'teacher is not larger than the student'),
-        ('model = dict(data_preprocessor=dict(size=(64, 32)))', 'student trains on 32x32, the '
-         "teacher's config on 64x32"),
+        ('model = dict(data_preprocessor=dict(size=(64, 32)))', 'student trains on images padded to '
+         "32x32, the teacher's config on images padded to 64x32"),
     ],
     ids=['number', 'names', 'normalisation', 'stride', 'small', 'crop'],
 )  # fmt: skip

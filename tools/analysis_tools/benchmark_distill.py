@@ -201,7 +201,9 @@ class Benchmark:
 
     def build_variant(self, name: str) -> 'Variant':
         model = self.build(name)
-        data = model.data_preprocessor(make_batch(self.cfg, self.batch, self.size), training=True)
+        data = model.data_preprocessor(
+            make_batch(getattr(model, 'student', model), self.batch, self.size), training=True
+        )
         clock = time.process_time if self.args.cpu_time else time.perf_counter
         return Variant(name, model, self.cfg.optim_wrapper, data, self.device, clock)
 
@@ -297,6 +299,7 @@ class Benchmark:
             python=platform.python_version(),
             batch=self.batch,
             size=self.size,
+            channels=variants[0].data['inputs'].shape[1],
             student_amp=self.amp,
             iters=self.args.iters,
             schedule_iterations=iterations,
@@ -450,57 +453,12 @@ def chained_connectors(distiller):
     return result
 
 
-def make_batch(cfg, batch: int, size: tuple) -> dict:
-    """Give random images with random labels, or three random boxes each."""
-    import torch
+def make_batch(student, batch: int, size: tuple) -> dict:
+    """Give random images of the channels that a model takes, with random annotations."""
+    from rawkd_mm.utils import made_up_images
 
-    generator = torch.Generator().manual_seed(0)
-    height, width = size
-    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size)
-    meta['scale_factor'] = (1.0, 1.0)
-    student = cfg.model.architecture
-    inputs, data_samples = [], []
-    for _ in range(batch):
-        image = torch.randint(0, 256, (3, height, width), generator=generator)
-        inputs.append(image.to(torch.uint8))
-        if 'decode_head' in student:
-            from mmengine.structures import PixelData
-            from mmseg.structures import SegDataSample
-
-            classes = student.decode_head.num_classes
-            labels = torch.randint(0, classes, (1, height, width), generator=generator)
-            sample = SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=labels))
-        else:
-            sample = detection_sample(meta, generator)
-        data_samples.append(sample)
+    inputs, data_samples = made_up_images(student, size, batch)
     return dict(inputs=inputs, data_samples=data_samples)
-
-
-def detection_sample(meta: dict, generator):
-    """Give three boxes with masks, which not every detector asks for."""
-    import numpy as np
-    import torch
-    from mmdet.structures import DetDataSample
-    from mmdet.structures.mask import BitmapMasks
-    from mmengine.structures import InstanceData
-
-    height, width = meta['img_shape']
-    corner = torch.rand(3, 2, generator=generator) * 0.5
-    extent = 0.1 + torch.rand(3, 2, generator=generator) * 0.4
-    boxes = torch.cat([corner, corner + extent], 1) * torch.tensor([width, height] * 2)
-    masks = np.zeros((3, height, width), np.uint8)
-    for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist()):
-        mask[top:bottom, left:right] = 1
-    sample = DetDataSample(metainfo=meta)
-    sample.gt_instances = InstanceData(
-        bboxes=boxes,
-        labels=torch.zeros(3, dtype=torch.long),
-        masks=BitmapMasks(masks, height, width),
-    )
-    sample.ignored_instances = InstanceData(
-        bboxes=boxes[:0], labels=torch.zeros(0, dtype=torch.long)
-    )
-    return sample
 
 
 def default_size(cfg) -> tuple:
@@ -602,10 +560,10 @@ def table(result: dict) -> str:
         return '' if value is None else f'{value:.{digits}f}'
 
     versions = ', '.join(result['versions'].values())
-    height, width = result['size']
+    shape = ' x '.join(map(str, (result['batch'], result['channels'], *result['size'])))
     iterations, gpus = result['schedule_iterations'], result['schedule_gpus']
     lines = [
-        f'{result["config"]}: {result["batch"]} x 3 x {height} x {width}, student in '
+        f'{result["config"]}: {shape}, student in '
         f'{"mixed precision" if result["student_amp"] else "float32"}',
         f'{result["device"]}; {versions}',
         *result['notes'],
