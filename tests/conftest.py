@@ -13,6 +13,65 @@ import fork_server
 import pytest
 
 TESTS = Path(__file__).parent
+# What pytest-xdist's processes begin with: the longest first, as one that begins last is run alone.
+# Seconds are in docs/data/test_durations.csv. What is not listed follows as it was collected.
+LONGEST = (
+    'sweep', 'tests/test_compat.py', 'tests/test_tools/test_faults.py::test_torchrun',
+    'tests/test_tools/test_demo.py', 'tests/test_tools/test_report.py',
+    'tests/test_tools/test_train_tool.py', 'tests/test_tools/test_test_tool.py',
+    'tests/test_tools/test_dump_config.py', 'tests/test_tools/test_detector.py',
+    'tests/test_tools/test_make_distill_config.py', 'tests/test_algorithms/test_teacher_speed.py',
+    'tests/test_configs_coco.py',
+    'tests/test_tools/test_faults.py::test_killed_at_random_iterations[0]',
+    'tests/test_numerics/test_loss_properties.py',
+    'tests/test_hooks/test_resumable_checkpoint_hook.py', 'tests/test_datasets/test_digit_scenes.py',
+    'tests/test_configs.py', 'tests/test_functional.py',
+    'tests/test_algorithms/test_frozen_teacher_distill.py',
+    'tests/test_algorithms/test_frozen_teacher.py',
+    'tests/test_tools/test_analysis_tools/test_benchmark_distill.py',
+    'tests/bad_input/test_bad_settings.py', 'tests/test_tools/test_guide.py',
+    'tests/test_numerics/test_processes.py', 'tests/test_tools/test_faults.py',
+)  # fmt: skip
+# Tests of several files that look at one sweep of trainings.
+SWEEP = ('test_weight_sweep.py', 'test_plot_weight_sweep.py', 'test_plot_feature_geometry.py')
+
+
+def group_of(nodeid: str) -> str:
+    """Give what a test is run together with, in one process: usually its file.
+
+    The tests of test_faults.py share nothing that costs time, and are long.
+    """
+    file = nodeid.partition('::')[0]
+    if file.endswith(SWEEP):
+        return 'sweep'
+    return nodeid if file.endswith('test_faults.py') else file
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+
+    def rank(item):
+        names = (group_of(item.nodeid), item.nodeid.partition('::')[0])
+        return min(ranks.get(name, len(ranks)) for name in names)
+
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """``--dist loadfile`` that keeps the order, and knows which files belong together."""
+    if config.option.dist != 'loadfile':
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False  # it would sort by number of tests
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope='session')

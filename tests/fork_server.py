@@ -37,6 +37,8 @@ PRELOAD = (
     'matplotlib.pyplot',
 )  # fmt: skip
 
+_started = []  # a Popen that is forgotten warns about its process
+
 
 def start(owner: int) -> Path:
     """Start a server; gives the program.
@@ -58,6 +60,7 @@ def start(owner: int) -> Path:
             cwd='/', env=environment, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
         )  # fmt: skip
+    _started.append(server)
     while not address.exists():
         if server.poll() is not None:
             raise RuntimeError(f'the fork server has ended:\n{log.read_text()}')

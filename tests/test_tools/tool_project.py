@@ -115,7 +115,8 @@ class Project:
         self.folder = folder
         self.fast_python = fast_python
         self.run(TOOLS / 'dataset_converters' / 'digit_scenes.py',
-                 '--root', 'data', '--train', '32', '--val', '16', '--size', '32')  # fmt: skip
+                 '--root', 'data', '--train', '32', '--val', '16', '--size', '32',
+                 '--workers', '1')  # fmt: skip
         for name, text in dict(student=STUDENT, teacher=TEACHER, distillation=DISTILLATION).items():
             (folder / f'{name}.py').write_text(text)
 
