@@ -124,7 +124,7 @@ def test_mmdets_own_tool_finds_the_same(project, checkpoint, detections):
     """AP and every single detection, with the plain config of the student."""
     project.run_mmdet(
         'test.py', 'detector_plain.py', checkpoint, '--work-dir', 'runs/det_theirs',
-        '--out', 'runs/theirs.pkl',
+        '--out', 'runs/theirs.pkl', fresh=True,
     )  # fmt: skip
     (file,) = (project.folder / 'runs/det_theirs').glob('*/*.json')
     theirs = json.loads(file.read_text())

@@ -147,7 +147,7 @@ class Project:
         return done.stdout
 
     def run_mmseg(self, tool, *args, **kwargs) -> str:
-        """Start one of mmseg's own tools, afresh: it has to import rawkd_mm itself."""
+        """Start one of mmseg's own tools, in an environment that has rawkd_mm."""
         return self._run_of('mmseg', tool, *args, **kwargs)
 
     def run_mmdet(self, tool, *args, **kwargs) -> str:
@@ -156,7 +156,7 @@ class Project:
 
     def _run_of(self, package, tool, *args, **kwargs) -> str:
         folder = Path(importlib.util.find_spec(package).origin).parent / '.mim' / 'tools'
-        return self.run(folder / tool, *args, fresh=True, PYTHONPATH=str(ROOT), **kwargs)
+        return self.run(folder / tool, *args, PYTHONPATH=str(ROOT), **kwargs)
 
     def losses(self, work_dir) -> list:
         """The total loss of each iteration, as logged."""
