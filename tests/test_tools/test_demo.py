@@ -14,8 +14,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def demo(folder, *args, **environment):
-    command = [sys.executable, ROOT / 'tools/demo.py', '--work-dir', folder / 'demo']
+def run_demo(python, folder, *args, **environment):
+    command = [python, ROOT / 'tools/demo.py', '--work-dir', folder / 'demo']
     command += ['--data-root', folder / 'data', '--iters', 4, '--train', 32, '--val', 8, *args]
     return subprocess.run(
         [str(part) for part in command],
@@ -27,7 +27,13 @@ def demo(folder, *args, **environment):
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
+def demo(fast_python):
+    """Runs the demo, and all that it starts, with everything imported already."""
+    return lambda *args: run_demo(fast_python, *args)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory, demo):
     folder = tmp_path_factory.mktemp('demo')
     process = demo(folder)
     assert process.returncode == 0, process.stderr + process.stdout
@@ -71,7 +77,7 @@ def test_it_ends_with_the_report(folder):
     assert text.count('<svg') >= 6 and text.count('src="data:image/') == 4 * (5 + 3)
 
 
-def test_second_run_trains_nothing(folder):
+def test_second_run_trains_nothing(folder, demo):
     before = (folder / 'demo/lad-seed0/iter_4.pth').stat().st_mtime_ns
     start = time.time()
     process = demo(folder)
@@ -92,7 +98,7 @@ def test_second_run_trains_nothing(folder):
         (['--train', '33'], '--overwrite'),
     ],
 )
-def test_what_cannot_be_done_is_said(folder, args, message):
+def test_what_cannot_be_done_is_said(folder, demo, args, message):
     process = demo(folder, *args)
     assert process.returncode != 0
     assert message in process.stderr + process.stdout
@@ -101,14 +107,14 @@ def test_what_cannot_be_done_is_said(folder, args, message):
 def test_detection_needs_compiled_operators(tmp_path):
     (tmp_path / 'mmcv').mkdir()
     (tmp_path / 'mmcv/__init__.py').touch()
-    process = demo(tmp_path, '--task', 'det', PYTHONPATH=str(tmp_path))
+    process = run_demo(sys.executable, tmp_path, '--task', 'det', PYTHONPATH=str(tmp_path))
     assert process.returncode == 2
     assert '--task det needs MMDetection and MMCV with its compiled operators' in process.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures('mmdet')
-def test_detection(tmp_path):
+def test_detection(tmp_path, demo):
     process = demo(tmp_path, '--task', 'det')
     assert process.returncode == 0, process.stderr + process.stdout
     results = json.loads((tmp_path / 'demo/results.json').read_text())

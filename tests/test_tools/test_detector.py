@@ -57,11 +57,8 @@ custom_imports = None
 """
 
 
-def make_detector(project):
+def make_detector(folder):
     """Write the configs, the images and the weights of a teacher."""
-    folder = project.folder
-    if (folder / 'runs/detector_teacher.pth').is_file():
-        return
     generate(folder / 'digits', DigitScenesOptions(train=8, val=1))
     texts = dict(detector=CONFIG, detector_lad=DISTILLATION, detector_plain=PLAIN)
     for name, text in texts.items():
@@ -73,9 +70,9 @@ def make_detector(project):
 
 
 @pytest.fixture(scope='module')
-def log(mmdet, project):
+def log(mmdet, project, once):
     """The log of the training."""
-    make_detector(project)
+    once('detector', lambda: make_detector(project.folder))
     return project.run(
         TOOLS / 'dist_train.sh', 'detector_lad.py', '2', '--work-dir', 'runs/detector'
     )
@@ -127,7 +124,7 @@ def test_mmdets_own_tool_finds_the_same(project, checkpoint, detections):
     """AP and every single detection, with the plain config of the student."""
     project.run_mmdet(
         'test.py', 'detector_plain.py', checkpoint, '--work-dir', 'runs/det_theirs',
-        '--out', 'runs/theirs.pkl',
+        '--out', 'runs/theirs.pkl', fresh=True,
     )  # fmt: skip
     (file,) = (project.folder / 'runs/det_theirs').glob('*/*.json')
     theirs = json.loads(file.read_text())

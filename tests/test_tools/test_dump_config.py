@@ -29,7 +29,7 @@ def test_mmseg_trains_it_in_another_folder(project, dumped_log, teacher_log, tmp
     shutil.copy(project.folder / 'runs/teacher/iter_4.pth', tmp_path / 'runs/teacher')
     project.run_mmseg(
         'train.py', 'self_contained.py', '--work-dir', 'work',
-        '--cfg-options', 'train_cfg.max_iters=2', cwd=tmp_path,
+        '--cfg-options', 'train_cfg.max_iters=2', cwd=tmp_path, fresh=True,
     )  # fmt: skip
     (folder,) = (tmp_path / 'work').glob('*/vis_data')
     assert 'distill.loss' in (folder / 'scalars.json').read_text()

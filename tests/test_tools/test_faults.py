@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from tool_project import TOOLS
-from training_processes import Training, losses, prepare_server, wait_for_iteration
+from training_processes import Training, losses, wait_for_iteration
 
 pytestmark = pytest.mark.faults
 
@@ -50,23 +50,30 @@ randomness = dict(seed=None)
 LAST = 'iter_20.pth'
 
 
+@pytest.fixture(scope='session')
+def faults(once, project, teacher_log):
+    """The project, with the configs of these tests."""
+
+    def write():
+        (project.folder / 'faults_student.py').write_text(STUDENT)
+        (project.folder / 'faults.py').write_text(FAULTS)
+
+    once('faults', write)
+    return project
+
+
+def train(project, work_dir, *args, **kwargs):
+    return Training(project, 'faults.py', work_dir, *args, **kwargs)
+
+
 @pytest.fixture(scope='module')
-def folder(project, teacher_log):
-    (project.folder / 'faults_student.py').write_text(STUDENT)
-    (project.folder / 'faults.py').write_text(FAULTS)
-    prepare_server()
-    return project.folder
+def uninterrupted(once, faults):
+    def run():
+        training = train(faults, 'runs/uninterrupted', '--cfg-options', 'randomness.seed=5')
+        assert training.wait() == [0, 0], training.log
+        return training.work_dir / LAST
 
-
-def train(folder, work_dir, *args, **kwargs):
-    return Training(folder, 'faults.py', work_dir, *args, **kwargs)
-
-
-@pytest.fixture(scope='module')
-def uninterrupted(folder):
-    training = train(folder, 'runs/uninterrupted', '--cfg-options', 'randomness.seed=5')
-    assert training.wait() == [0, 0], training.log
-    return load(training.work_dir / LAST)
+    return load(once('uninterrupted', run))
 
 
 def load(path):
@@ -113,41 +120,41 @@ def kill(training, ranks):
     assert 0 not in codes
 
 
-def first_or_resumed(folder, work_dir, **kwargs):
+def first_or_resumed(faults, work_dir, **kwargs):
     """A run with a seed; but once there is a checkpoint, that has to tell the seed."""
-    begun = (folder / work_dir / 'last_checkpoint').is_file()
+    begun = (faults.folder / work_dir / 'last_checkpoint').is_file()
     args = [] if begun else ['--cfg-options', 'randomness.seed=5']
-    return train(folder, work_dir, '--resume', *args, **kwargs)
+    return train(faults, work_dir, '--resume', *args, **kwargs)
 
 
 @pytest.mark.parametrize('seed', [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
-def test_killed_at_random_iterations(folder, uninterrupted, seed):
+def test_killed_at_random_iterations(faults, uninterrupted, seed):
     chance = random.Random(seed)
     name, resumed = f'runs/killed{seed}', 0
     kill_points = sorted(chance.sample(range(1, 15), 5))
     for iteration in kill_points:
-        training = first_or_resumed(folder, name)
+        training = first_or_resumed(faults, name)
         training.wait_for_iteration(iteration)
         time.sleep(chance.uniform(0, 0.1))
         kill(training, chance.choice([[0], [1], [0, 1]]))
         resumed += 'The training resumes from' in training.log
-    training = first_or_resumed(folder, name)
+    training = first_or_resumed(faults, name)
     assert training.wait() == [0, 0], training.log
     assert resumed >= 3
-    assert_as_if_never_interrupted(folder / name, uninterrupted)
+    assert_as_if_never_interrupted(faults.folder / name, uninterrupted)
 
 
-def test_killed_while_writing(folder, uninterrupted):
+def test_killed_while_writing(faults, uninterrupted):
     """A checkpoint that is not whole is never the last one, even if it is the first."""
-    size = (folder / 'runs/uninterrupted' / LAST).stat().st_size
-    work_dir = folder / 'runs/torn'
-    training = first_or_resumed(folder, 'runs/torn', file_limit=size // 2, dies=True)
+    size = (faults.folder / 'runs/uninterrupted' / LAST).stat().st_size
+    work_dir = faults.folder / 'runs/torn'
+    training = first_or_resumed(faults, 'runs/torn', file_limit=size // 2, dies=True)
     codes = training.wait()
     assert codes[0] == -signal.SIGXFSZ and codes[1] != 0
     assert (work_dir / '.iter_3.pth.part').stat().st_size == size // 2
     assert not list(work_dir.glob('*.pth')) and not (work_dir / 'last_checkpoint').exists()
 
-    training = first_or_resumed(folder, 'runs/torn')
+    training = first_or_resumed(faults, 'runs/torn')
     assert training.wait() == [0, 0], training.log
     assert 'Nothing to resume' in training.log
     assert sorted(path.name for path in work_dir.glob('*.p*') if path.is_file()) == [
@@ -156,9 +163,9 @@ def test_killed_while_writing(folder, uninterrupted):
     assert_as_if_never_interrupted(work_dir, uninterrupted)
 
 
-def copy(folder, uninterrupted_dir, name):
+def copy(faults, uninterrupted_dir, name):
     """A work dir with only the checkpoints of another one."""
-    work_dir = folder / 'runs' / name
+    work_dir = faults.folder / 'runs' / name
     work_dir.mkdir()
     for file in ('iter_18.pth', LAST):
         shutil.copy(uninterrupted_dir / file, work_dir)
@@ -166,12 +173,12 @@ def copy(folder, uninterrupted_dir, name):
     return work_dir
 
 
-def test_full_disk(folder, uninterrupted):
-    work_dir = copy(folder, folder / 'runs/uninterrupted', 'full')
+def test_full_disk(faults, uninterrupted):
+    work_dir = copy(faults, faults.folder / 'runs/uninterrupted', 'full')
     (work_dir / LAST).unlink()
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'iter_18.pth'))
     before = (work_dir / 'iter_18.pth').read_bytes()
-    training = train(folder, 'runs/full', '--resume', file_limit=len(before) // 2)
+    training = train(faults, 'runs/full', '--resume', file_limit=len(before) // 2)
     codes = training.wait()
     assert codes[0] == 1 and codes[1] != 0
     message = (
@@ -185,11 +192,11 @@ def test_full_disk(folder, uninterrupted):
     assert not list(work_dir.glob('.*'))
 
 
-def test_last_checkpoint_cut_off(folder, uninterrupted):
+def test_last_checkpoint_cut_off(faults, uninterrupted):
     """By some other tool; resumed in MMEngine's own way, without --resume."""
-    work_dir = copy(folder, folder / 'runs/uninterrupted', 'cut_off')
+    work_dir = copy(faults, faults.folder / 'runs/uninterrupted', 'cut_off')
     os.truncate(work_dir / LAST, 10_000)
-    training = train(folder, 'runs/cut_off', '--cfg-options', 'resume=True')
+    training = train(faults, 'runs/cut_off', '--cfg-options', 'resume=True')
     assert training.wait() == [0, 0], training.log
     assert (
         f"Not resumed from '{work_dir / LAST}': it was cut off or is no checkpoint" in training.log
@@ -198,9 +205,9 @@ def test_last_checkpoint_cut_off(folder, uninterrupted):
     assert_same(whole_state(load(work_dir / LAST)), whole_state(uninterrupted))
 
 
-def test_sigterm_to_one_process(folder, uninterrupted):
-    work_dir = folder / 'runs/terminated'
-    training = first_or_resumed(folder, 'runs/terminated')
+def test_sigterm_to_one_process(faults, uninterrupted):
+    work_dir = faults.folder / 'runs/terminated'
+    training = first_or_resumed(faults, 'runs/terminated')
     training.wait_for_iteration(4)
     training.processes[1].terminate()
     assert training.wait() == [143, 143], training.log
@@ -211,26 +218,26 @@ def test_sigterm_to_one_process(folder, uninterrupted):
     assert names == {'iter_3.pth', 'iter_6.pth' if iteration == 6 else 'interrupted.pth'} or (
         iteration == 7 and names == {'iter_3.pth', 'iter_6.pth', 'interrupted.pth'}
     )
-    training = first_or_resumed(folder, 'runs/terminated')
+    training = first_or_resumed(faults, 'runs/terminated')
     assert training.wait() == [0, 0], training.log
     assert f'resumed epoch: 0, iter: {iteration}' in training.log
     assert {path.name for path in work_dir.glob('*.pth')} == {'iter_18.pth', LAST}
     assert_as_if_never_interrupted(work_dir, uninterrupted)
 
 
-def start_torchrun(folder, log, *args):
+def start_torchrun(faults, log, *args):
     with open(log, 'wb') as file:
         return subprocess.Popen(
             [TOOLS / 'dist_train.sh', 'faults.py', '2', '--work-dir', 'runs/torchrun', *args],
-            cwd=folder, stdout=file, stderr=subprocess.STDOUT,
-            env={**os.environ, 'PYTHON': sys.executable},
+            cwd=faults.folder, stdout=file, stderr=subprocess.STDOUT,
+            env={**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1'},
         )  # fmt: skip
 
 
-def test_torchrun(folder, uninterrupted):
+def test_torchrun(faults, uninterrupted):
     """Told to stop as Slurm tells it; then one of its processes dies, and it ends the other."""
-    work_dir, log = folder / 'runs/torchrun', folder / 'torchrun.log'
-    torchrun = start_torchrun(folder, log, '--cfg-options', 'randomness.seed=5')
+    work_dir, log = faults.folder / 'runs/torchrun', faults.folder / 'torchrun.log'
+    torchrun = start_torchrun(faults, log, '--cfg-options', 'randomness.seed=5')
     wait_for_iteration(3, log, torchrun)
     torchrun.terminate()  # it tells its processes, and their data workers
     assert torchrun.wait(60) == 1
@@ -239,7 +246,7 @@ def test_torchrun(folder, uninterrupted):
     saved = (work_dir / 'last_checkpoint').read_text()
     assert load(saved)['meta']['iter'] == int(iteration)
 
-    torchrun = start_torchrun(folder, log, '--resume')
+    torchrun = start_torchrun(faults, log, '--resume')
     wait_for_iteration(int(iteration) + 2, log, torchrun)
     children = Path(f'/proc/{torchrun.pid}/task/{torchrun.pid}/children').read_text().split()
     (rank1,) = (c for c in children if b'\0RANK=1\0' in Path(f'/proc/{c}/environ').read_bytes())
@@ -249,6 +256,6 @@ def test_torchrun(folder, uninterrupted):
     assert re.search(rf'Signal 9 \(SIGKILL\) received by PID {rank1}', log.read_text())
     assert not any(Path(f'/proc/{child}').exists() for child in children)
 
-    training = first_or_resumed(folder, 'runs/torchrun')
+    training = first_or_resumed(faults, 'runs/torchrun')
     assert training.wait() == [0, 0], training.log
     assert_as_if_never_interrupted(work_dir, uninterrupted)

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -30,11 +28,11 @@ def clone(folder):
     return folder
 
 
-def run(folder, commands):
-    folder_of_python = Path(sys.executable).parent
+def run(python, folder, commands):
+    """Run shell commands; their ``python`` has everything imported already."""
     environment = {
         **os.environ,
-        'PATH': f'{folder_of_python}:{os.environ["PATH"]}',
+        'PATH': f'{python.parent}:{os.environ["PATH"]}',
         'OMP_NUM_THREADS': '1',
         **dict(ITERS='4', TRAIN='32', VAL='8'),
     }
@@ -66,8 +64,8 @@ def check_training(folder, log, name):
 
 
 @pytest.mark.slow
-def test_segmentors(tmp_path):
-    log = run(clone(tmp_path), split_at_detectors()[0])
+def test_segmentors(tmp_path, fast_python):
+    log = run(fast_python, clone(tmp_path), split_at_detectors()[0])
     assert 'decode_head.sep_bottleneck' in log and '1x1 convolution 32 -> 64' in log
     assert 'One iteration on 2 made-up images of 48x48 ran' in log
     assert 'WARNING' not in log.partition('Features, of an image')[2].partition('is written')[0]
@@ -77,18 +75,18 @@ def test_segmentors(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures('mmdet')
-def test_detectors(tmp_path):
-    log = run(clone(tmp_path), split_at_detectors()[1])
+def test_detectors(tmp_path, fast_python):
+    log = run(fast_python, clone(tmp_path), split_at_detectors()[1])
     assert '1x1 convolution 32 -> 48' in log and 'neck[2]' in log
     check_training(tmp_path, log, 'my_fcos_cad')
 
 
-def test_its_config_trains_after_it_was_moved(tmp_path):
+def test_its_config_trains_after_it_was_moved(tmp_path, fast_python):
     """The quick half: random weights in the place of a trained teacher's, and one more training."""
     found = blocks()
     folder = clone(tmp_path)
     written = [b for b in found if 'my_pair/teacher.py <<' in b or 'digit_scenes.py --size 48' in b]
-    run(folder, [found[0], *written])
+    run(fast_python, folder, [found[0], *written])
     cfg = load_config(str(folder / 'my_pair/teacher.py'))
     (folder / 'work_dirs/my_teacher').mkdir(parents=True)
     with DefaultScope.overwrite_default_scope('mmseg'):
@@ -97,6 +95,6 @@ def test_its_config_trains_after_it_was_moved(tmp_path):
     (make,) = [b for b in found if 'make_distill_config.py' in b and 'my_pair/cad.py' in b]
     (train,) = [b for b in found if 'train.py my_pair/cad.py' in b]
     move = 'mkdir -p elsewhere\nmv my_pair/cad.py elsewhere\nrm -r my_pair\n'
-    log = run(folder, [make, move, train.replace('my_pair', 'elsewhere')])
+    log = run(fast_python, folder, [make, move, train.replace('my_pair', 'elsewhere')])
     assert 'my_pair/cad.py is written' in log
     check_training(folder, log, 'my_cad')

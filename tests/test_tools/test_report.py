@@ -39,8 +39,9 @@ def folder(project, one_process_log):
         TOOLS / 'train.py', 'distillation.py', '--student-alone', '--work-dir', 'runs/alone'
     )
     printed = project.run(
-        REPORT, 'runs/one', '--baseline', 'runs/alone', '--images', '2', '-o', 'report/index.html'
-    )
+        REPORT, 'runs/one', '--baseline', 'runs/alone', '--images', '2', '-o', 'report/index.html',
+        fresh=True,
+    )  # fmt: skip
     assert printed.splitlines()[-1] == 'report/index.html'
     return project.folder
 
@@ -323,9 +324,9 @@ def test_images_to_fit_are_not_shown():
 
 
 @pytest.mark.usefixtures('mmdet')
-def test_detection(project, page):
+def test_detection(project, page, once):
     """With the detector of test_detector.py, and one trained alone, more briefly."""
-    make_detector(project)
+    once('detector', lambda: make_detector(project.folder))
     train = (TOOLS / 'train.py', 'detector_lad.py', '--work-dir')
     shorter = ['--cfg-options', 'train_cfg.max_iters=20', 'train_cfg.val_interval=20']
     shorter += ['default_hooks.checkpoint.interval=20']

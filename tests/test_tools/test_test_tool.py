@@ -55,8 +55,9 @@ def test_tta_on_a_checkpoint_of_mmrazor(project, one_process_log):
     weights['teacher.backbone.stem.0.weight'] = torch.zeros(1)
     torch.save(dict(state_dict=weights), project.folder / 'runs/razor.pth')
     project.run(
-        TOOLS / 'test.py', 'student.py', 'runs/razor.pth', '--tta', '--work-dir', 'runs/tta'
-    )
+        TOOLS / 'test.py', 'student.py', 'runs/razor.pth', '--tta', '--work-dir', 'runs/tta',
+        fresh=True,
+    )  # fmt: skip
     assert project.metrics('runs/tta')['mIoU'] > 0
 
 

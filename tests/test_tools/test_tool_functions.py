@@ -3,7 +3,6 @@
 import copy
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -229,9 +228,9 @@ print('not reached')
 """
 
 
-def test_leave_processes_ends_without_shutting_python_down(tmp_path):
+def test_leave_processes_ends_without_shutting_python_down(tmp_path, fast_python):
     done = subprocess.run(
-        [sys.executable, '-c', _LEAVE, tmp_path / 'store'], capture_output=True, text=True
+        [fast_python, '-c', _LEAVE, tmp_path / 'store'], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == 'unflushed exit function'

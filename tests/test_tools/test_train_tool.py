@@ -68,6 +68,6 @@ def test_wrong_arguments(project, args, message):
 
 @pytest.mark.parametrize('tool', ['train', 'test', 'dump_config'])
 def test_help(project, tool):
-    text = project.run(TOOLS / f'{tool}.py', '--help')
+    text = project.run(TOOLS / f'{tool}.py', '--help', fresh=True)
     assert 'CONFIG' in text
     assert '--cfg-options' in text

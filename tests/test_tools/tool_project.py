@@ -111,22 +111,28 @@ optim_wrapper = dict(optimizer=dict(eps=1e-3))
 class Project:
     """A folder with configs, data and runs; every tool is started in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, fast_python: Path) -> None:
         self.folder = folder
+        self.fast_python = fast_python
         self.run(TOOLS / 'dataset_converters' / 'digit_scenes.py',
-                 '--root', 'data', '--train', '32', '--val', '16', '--size', '32')  # fmt: skip
+                 '--root', 'data', '--train', '32', '--val', '16', '--size', '32',
+                 '--workers', '1')  # fmt: skip
         for name, text in dict(student=STUDENT, teacher=TEACHER, distillation=DISTILLATION).items():
             (folder / f'{name}.py').write_text(text)
 
-    def run(self, tool, *args, fails=False, cwd=None, **environment) -> str:
-        """Start a tool; gives what it printed."""
+    def run(self, tool, *args, fails=False, cwd=None, fresh=False, **environment) -> str:
+        """Start a tool; gives what it printed.
+
+        Its processes have everything imported already (see fork_server.py), unless ``fresh``.
+        """
+        python = sys.executable if fresh else str(self.fast_python)
         command = [str(tool), *map(str, args)]
         if Path(tool).suffix == '.py':
-            command.insert(0, sys.executable)
+            command.insert(0, python)
             # several threads wait for each other, for seconds, where other programs run as well
             environment.setdefault('OMP_NUM_THREADS', '1')
         env = {k: v for k, v in os.environ.items() if k not in ('LOCAL_RANK', 'OMP_NUM_THREADS')}
-        env |= dict(PYTHON=sys.executable, CUDA_VISIBLE_DEVICES='') | environment
+        env |= dict(PYTHON=python, CUDA_VISIBLE_DEVICES='') | environment
         done = subprocess.run(
             command,
             cwd=cwd or self.folder,

@@ -40,10 +40,14 @@ custom_hooks = [dict(type='FeatureGeometryHook', interval=4)]
 
 
 class Sweep:
-    """Calls the analysis tools in the project's folder, in this process: nothing is imported again."""
+    """Calls the analysis tools in the project's folder, in this process: nothing is imported again.
 
-    def __init__(self, folder) -> None:
-        self.folder = folder
+    What they start has everything imported already, too.
+    """
+
+    def __init__(self, project) -> None:
+        self.folder = project.folder
+        self._python = str(project.fast_python)
 
     def __call__(self, *args, tool='weight_sweep'):
         """Give exit code, output and errors."""
@@ -57,6 +61,7 @@ class Sweep:
             patch.chdir(self.folder)
             patch.setenv('OMP_NUM_THREADS', '1')
             patch.setattr(sys, 'argv', [tool, *map(str, args)])
+            patch.setattr(sys, 'executable', self._python)
             try:
                 module.main()
             except SystemExit as end:
@@ -70,12 +75,12 @@ class Sweep:
 @pytest.fixture(scope='session')
 def call_tool(project):
     """Calls a tool where no sweep has run."""
-    return Sweep(project.folder)
+    return Sweep(project)
 
 
 @pytest.fixture
 def sweep(project, interrupted):
-    return Sweep(project.folder)
+    return Sweep(project)
 
 
 @pytest.fixture(scope='session')
@@ -96,7 +101,7 @@ def interrupted(project, teacher_log):
                 return
 
     args = ('sweep.py', '--method', 'naive', '--weights', 1, 100, '--jobs', 2)
-    sweep = Sweep(project.folder)
+    sweep = Sweep(project)
     thread = threading.Thread(target=interrupt)
     # a shell lets what runs in the background ignore it, and so would these tests there
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
