@@ -102,7 +102,9 @@ def test_features_are_those_of_the_whole_teacher_in_eval_mode(teacher, path):
     with torch.no_grad(), Watch(copy.deepcopy(teacher).eval(), path) as expected_by:
         expected_by.model(images(), samples(), mode='loss')
     student = upernet_swin(16) if 'stages' in path or path == FPN else pspnet()
-    algorithm = distill(pair(path), student=student, teacher=teacher).train()
+    # a loss that takes tokens, too
+    lad = dict(type='LADLoss')
+    algorithm = distill(pair(path, loss=lad), student=student, teacher=teacher).train()
     with Watch(algorithm.teacher, path) as watch:
         step(algorithm)
     assert torch.equal(watch.outputs[path][-1], expected_by[path])

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import Watch, build, images, pspnet, samples, total
+from helpers import Watch, build, distill, images, pair, pspnet, samples, total
 from mmrazor.registry import TASK_UTILS
 from torch import nn
 
@@ -323,4 +323,24 @@ def test_a_module_that_is_given_nothing_by_position_is_refused():
     with recorder:
         model(torch.zeros(2))
     with pytest.raises(TypeError, match="'inner' is given a NoneType, not a tensor"):
+        recorder.get_record_data()
+
+
+def test_head_that_is_called_by_its_methods():
+    """``decode_head`` did run, by ``decode_head.forward(...)``, which no hook sees: say so."""
+    with pytest.raises(RuntimeError) as error:
+        distill(pair('decode_head'))
+    message = str(error.value)
+    assert "'decode_head' produced no feature: nothing called it as a module" in message
+    assert 'called one of its methods (forward, loss, predict)' in message
+    suggested = message.partition('such as ')[2].partition(', or')[0].replace("'", '').split(', ')
+    assert 'decode_head.bottleneck' in suggested and 'decode_head.conv_seg' in suggested
+    distill(pair('decode_head.conv_seg'))
+
+
+def test_module_that_did_not_run():
+    """A single layer has no methods by which a model would call it."""
+    recorder = FeatureRecorder('decode_head.conv_seg')
+    recorder.initialize(build(pspnet()))
+    with recorder, pytest.raises(RuntimeError, match=r'no feature: it was not called in this forw'):
         recorder.get_record_data()
