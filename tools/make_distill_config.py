@@ -162,7 +162,8 @@ def parse_args() -> argparse.Namespace:
         default=['auto'],
         metavar='auto|STUDENT=TEACHER',
         help='what is compared. auto (default): of a segmentor the last feature before the '
-        "classifier, of a detector every level of the neck. Or pairs of modules' paths, such as "
+        'classifier (cwd: the scores of the main head), of a detector every level of the neck (fgd, '
+        "mgd, fkd of two stages: those that the RoI head reads). Or pairs of modules' paths, such as "
         'backbone[3]=backbone[3] decode_head.convs=decode_head.bottleneck, which '
         'tools/inspect_features.py lists',
     )

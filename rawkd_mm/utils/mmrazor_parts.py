@@ -1,6 +1,6 @@
-"""Parts of MMRazor that a config may put around a distillation, and which of them do not work.
+"""Parts of other packages that a config may put around a distillation, and which do not work there.
 
-docs/mmrazor.md has the table of all parts.
+docs/mmrazor.md has the table of all parts of MMRazor.
 """
 
 from collections.abc import Iterator
@@ -61,6 +61,16 @@ REFUSED = {
 }
 
 
+# The same of MMDetection.
+REFUSED_OF_MMDET = {
+    'MeanTeacherHook': (
+        'It would write the average of the student into the frozen teacher. For an average of the '
+        "student's weights use MMEngine's EMAHook."
+    ),
+}
+_PACKAGES = {'mmrazor': ('MMRazor', REFUSED), 'mmdet': ('MMDetection', REFUSED_OF_MMDET)}
+
+
 def refuse_mmrazor_parts(cfg: Config) -> None:
     """Refuse a config that puts parts of MMRazor around a distillation that cannot work there.
 
@@ -76,12 +86,14 @@ def refuse_mmrazor_parts(cfg: Config) -> None:
     if _name(model.get('type')) != 'FrozenTeacherDistill':
         return
     for where, registry, part in _parts(cfg):
-        if not isinstance(part, dict) or _name(part.get('type')) not in REFUSED:
+        name = _name(part.get('type')) if isinstance(part, dict) else None
+        if name not in {**REFUSED, **REFUSED_OF_MMDET}:
             continue
-        if _is_mmrazors(part, registry, cfg.get('default_scope')):
-            name = _name(part['type'])
+        package = _package(part, registry, cfg.get('default_scope'))
+        owner, refused = _PACKAGES.get(package, ('', {}))
+        if name in refused:
             raise ValueError(
-                f"{where}: MMRazor's {name} does not work with FrozenTeacherDistill. {REFUSED[name]}"
+                f"{where}: {owner}'s {name} does not work with FrozenTeacherDistill. {refused[name]}"
             )
 
 
@@ -103,10 +115,10 @@ def _name(kind: Any) -> str | None:
     return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', None)
 
 
-def _is_mmrazors(part: dict, registry: Registry, scope: str | None) -> bool:
-    """Whether it is MMRazor's, not another's of the same name."""
+def _package(part: dict, registry: Registry, scope: str | None) -> str:
+    """The package that a part is from: another one may have something of the same name."""
     kind = part['type']
     if isinstance(kind, str):
         with registry.switch_scope_and_registry(part.get('_scope_', scope)) as found:
             kind = found.get(kind)
-    return getattr(kind, '__module__', '').startswith('mmrazor.')
+    return getattr(kind, '__module__', '').partition('.')[0]
