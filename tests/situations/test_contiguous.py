@@ -200,7 +200,7 @@ def test_connectors_of_mappings_get_contiguous_maps():
 
 
 def test_our_own_losses_get_what_there_is():
-    """They take any layout (docs/performance.md); a copy would cost more than it saves."""
+    """They take any layout; a copy of both maps would cost more than it saves."""
     distiller = feature_distiller(pair(LOGITS, name='x'), loss=dict(type='OwnSpy'))
     algorithm = distill(distiller=distiller)
     channels_last(algorithm.student)
