@@ -276,8 +276,8 @@ def check_published(package, file):
     with DefaultScope.overwrite_default_scope(package):
         try:
             alone = MODELS.build(own)
-        except AssertionError as error:  # one has a mean of six channels, which MMEngine refuses
-            with pytest.raises(AssertionError, match=re.escape(str(error))):
+        except Exception as error:  # some of six channels cannot be built alone either
+            with pytest.raises(type(error), match=re.escape(str(error))):
                 MODELS.build(model)
             return False
         distilled = MODELS.build(model)
