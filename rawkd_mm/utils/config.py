@@ -313,6 +313,12 @@ def student_config(cfg: Config) -> Config:
     cfg.model = student
     add_imports(cfg, imports)
     _leave_out_hooks(cfg)
+    for key in ('val_cfg', 'test_cfg'):
+        loop = cfg.get(key) or {}
+        if (
+            type_name(loop.get('type')) == 'SingleTeacherDistillValLoop'
+        ):  # validates the teacher too
+            cfg[key] = {**loop, 'type': 'ValLoop' if key == 'val_cfg' else 'TestLoop'}
     return cfg
 
 

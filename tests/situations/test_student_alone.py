@@ -193,3 +193,22 @@ def test_what_is_really_missing_is_told(of_a_distillation, tmp_path, lines, caps
     assert absent in told
     assert (connector in told) == of_a_distillation
     assert ('distiller.' in told) == of_a_distillation
+
+
+def test_the_loop_that_validates_the_teacher_becomes_the_plain_one():
+    cfg = Config(
+        dict(
+            model=dict(
+                type='FrozenTeacherDistill',
+                architecture=dict(type='EncoderDecoder'),
+                teacher=dict(type='EncoderDecoder'),
+                distiller=dict(type='FeatureDistiller'),
+            ),
+            val_cfg=dict(type='mmrazor.SingleTeacherDistillValLoop', fp16=True),
+            test_cfg=dict(type='TestLoop'),
+        )
+    )
+    alone = student_config(cfg)
+    assert alone.val_cfg == dict(type='ValLoop', fp16=True)
+    assert alone.test_cfg == dict(type='TestLoop')
+    assert cfg.val_cfg.type == 'mmrazor.SingleTeacherDistillValLoop'
