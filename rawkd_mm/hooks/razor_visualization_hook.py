@@ -33,6 +33,8 @@ class RazorVisualizationHook(_RazorsHook):
       predictions.
     """
 
+    needs_distillation = True
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._visualizer = _Pictures(self._visualizer)

@@ -23,6 +23,8 @@ class StopDistillHook(_RazorsHook):
         ValueError: If not exactly one of them is given, or it is negative.
     """
 
+    needs_distillation = True
+
     def __init__(self, stop_epoch: int | None = None, stop_iter: int | None = None) -> None:
         given = {'stop_epoch': stop_epoch, 'stop_iter': stop_iter}
         given = {name: value for name, value in given.items() if value is not None}
