@@ -47,6 +47,12 @@ def group_of(nodeid: str) -> str:
     return nodeid if file.endswith('test_faults.py') else file
 
 
+def pytest_itemcollected(item):
+    """Mark what needs MMDetection, and with it MMCV's compiled operators."""
+    if 'mmdet' in getattr(item, 'fixturenames', ()):
+        item.add_marker('det')
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     ranks = {name: rank for rank, name in enumerate(LONGEST)}

@@ -315,9 +315,7 @@ def test_pycocotools_reads_it(root):
         assert evaluated > 0
 
 
-def test_mmdet_reads_it(root):
-    pytest.importorskip('mmcv.ops', exc_type=ImportError)
-    pytest.importorskip('mmdet.datasets', exc_type=ImportError)
+def test_mmdet_reads_it(root, mmdet):
     from mmdet.registry import DATASETS as DETECTION_DATASETS
 
     dataset = DETECTION_DATASETS.build(

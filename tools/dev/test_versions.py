@@ -37,8 +37,6 @@ COMBINATIONS = {
     ('3.12', '2.14'): MODERN,
     ('3.13', '2.14'): MODERN,
     ('3.11', '2.10'): OLDER,
-    ('3.12', '2.10'): OLDER,
-    ('3.10', '2.1'): CLASSIC,
     ('3.11', '2.1'): CLASSIC,
 }
 # What most of the versions matter to, and a real distillation of a segmentor and of a detector.
@@ -50,7 +48,10 @@ TESTS = (
     'tests/test_connectors.py',
     'tests/test_distillers',
     'tests/test_algorithms',
-    'tests/situations',
+    'tests/situations/test_same_start.py',
+    'tests/situations/test_optimizer_groups.py',
+    'tests/situations/test_copies_and_casts.py',
+    'tests/situations/test_custom_hooks.py',
     'tests/test_tools/test_train_tool.py',
     'tests/test_tools/test_detector.py',
 )
