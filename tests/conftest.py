@@ -17,20 +17,18 @@ TESTS = Path(__file__).parent
 # Seconds are in docs/data/test_durations.csv. What is not listed follows as it was collected.
 LONGEST = (
     'sweep', 'tests/test_compat.py', 'tests/test_tools/test_faults.py::test_torchrun',
-    'tests/test_tools/test_demo.py', 'tests/test_tools/test_report.py',
-    'tests/test_tools/test_train_tool.py', 'tests/test_tools/test_test_tool.py',
-    'tests/test_tools/test_dump_config.py', 'tests/test_tools/test_detector.py',
-    'tests/test_tools/test_make_distill_config.py', 'tests/test_algorithms/test_teacher_speed.py',
-    'tests/test_configs_coco.py',
-    'tests/test_tools/test_faults.py::test_killed_at_random_iterations[0]',
+    'tests/test_tools/test_report.py', 'tests/test_tools/test_demo.py',
+    'tests/test_configs_coco.py', 'tests/test_tools/test_make_distill_config.py',
+    'tests/test_algorithms/test_teacher_speed.py', 'tests/test_tools/test_detector.py',
+    'tests/test_tools/test_dump_config.py', 'tests/test_tools/test_test_tool.py',
+    'tests/test_tools/test_faults.py', 'tests/test_hooks/test_resumable_checkpoint_hook.py',
+    'tests/test_datasets/test_digit_scenes.py', 'tests/test_configs.py',
     'tests/test_numerics/test_loss_properties.py',
-    'tests/test_hooks/test_resumable_checkpoint_hook.py', 'tests/test_datasets/test_digit_scenes.py',
-    'tests/test_configs.py', 'tests/test_functional.py',
+    'tests/test_hooks/test_teacher_sanity_hook.py', 'tests/bad_input/test_bad_settings.py',
+    'tests/test_algorithms/test_frozen_teacher.py', 'tests/test_functional.py',
     'tests/test_algorithms/test_frozen_teacher_distill.py',
-    'tests/test_algorithms/test_frozen_teacher.py',
     'tests/test_tools/test_analysis_tools/test_benchmark_distill.py',
-    'tests/bad_input/test_bad_settings.py', 'tests/test_tools/test_guide.py',
-    'tests/test_numerics/test_processes.py', 'tests/test_tools/test_faults.py',
+    'tests/test_numerics/test_fgd_properties.py', 'tests/test_tools/test_guide.py',
 )  # fmt: skip
 # Tests of several files that look at one sweep of trainings.
 SWEEP = ('test_weight_sweep.py', 'test_plot_weight_sweep.py', 'test_plot_feature_geometry.py')
