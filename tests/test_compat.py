@@ -263,3 +263,15 @@ def test_only_the_listed_messages_are_left_out(capsys):
         CrossEntropyLoss()
         warnings.warn('What the user wrote is wrong', stacklevel=1)
     assert [str(w.message) for w in caught] == ['What the user wrote is wrong']
+
+
+def test_padding_and_channel_order_of_each_kind_of_preprocessor():
+    from mmengine.model import BaseDataPreprocessor, ImgDataPreprocessor
+    from mmseg.models import SegDataPreProcessor
+
+    values = dict(mean=[1.0, 2.0, 3.0], std=[1.0, 1.0, 1.0])
+    read = compat.channel_swap_and_padding
+    assert read(ImgDataPreprocessor(**values, pad_value=7, bgr_to_rgb=True)) == (True, 7)
+    assert read(ImgDataPreprocessor(**values, pad_value=7)) == (False, 7)
+    assert read(SegDataPreProcessor(**values, size=(8, 8), pad_val=9, rgb_to_bgr=True)) == (True, 9)
+    assert read(BaseDataPreprocessor()) == (None, 0)
