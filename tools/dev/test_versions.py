@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Run the tests with several Pythons and PyTorches, and write the table of docs/versions.md.
 
-Each combination gets an environment of its own (`.venv-py3.12-torch2.14`), in which mmcv's operators
-are compiled once per machine. The tests of segmentation, which need no operators, and those of
+Each combination gets an environment of its own (`.venv-py3.12-torch2.14`; those of `make test` and
+`make test-classic` are there already), in which mmcv's operators are compiled once per machine. The tests of segmentation, which need no operators, and those of
 detection are counted apart. A row is written when its combination is done: a run that is interrupted
 keeps what it has, and `--only` repeats one. Rows: docs/data/versions.csv; what pytest printed:
 docs/data/versions.log.
@@ -94,11 +94,16 @@ def test(python: str, torch: str, log) -> tuple[dict, bool]:
     row['date'] = datetime.date.today().isoformat()
     if interpreter is None:
         return row | dict(segmentation='no such Python here', detection='', minutes=''), False
-    command = [interpreter, str(ROOT / 'tools/dev/setup_env.py'), stage, '--separate']
+    # The environment that `make test` has is there already.
+    is_default = pins is None and python == f'{sys.version_info[0]}.{sys.version_info[1]}'
+    command = [interpreter, str(ROOT / 'tools/dev/setup_env.py'), stage]
+    command += [] if is_default else ['--separate']
     log.write(f'\n=== Python {python}, torch {torch} ({stage})\n')
     if subprocess.run(command + (['--pins', str(ROOT / pins)] if pins else [])).returncode:
         return row | dict(segmentation='could not be set up', detection='', minutes=''), False
-    venv = ROOT / setup_env.separate_name(tuple(map(int, python.split('.'))), torch)
+    venv = (setup_env.CLASSIC if stage.endswith('-classic') else setup_env.MODERN).venv
+    if not is_default:
+        venv = ROOT / setup_env.separate_name(tuple(map(int, python.split('.'))), torch)
     results = [run_tests(venv / 'bin' / 'python', m, log) for m in ('not det', 'det')]
     row['minutes'] = f'{(time.monotonic() - start) / 60:.0f}'
     row.update(segmentation=results[0][0], detection=results[1][0])
