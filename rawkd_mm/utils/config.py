@@ -333,7 +333,10 @@ def remove_pretrained(config: object) -> None:
         if isinstance(config.get('pretrained'), str):
             config['pretrained'] = None
         init_cfg = config.get('init_cfg')
-        if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
+        # PVT's has a checkpoint and no type
+        if isinstance(init_cfg, dict) and (
+            init_cfg.get('type') == 'Pretrained' or 'checkpoint' in init_cfg
+        ):
             del config['init_cfg']
         for item in config.values():
             remove_pretrained(item)
