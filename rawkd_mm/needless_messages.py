@@ -14,6 +14,8 @@ __all__ = ['NEEDLESS_LOG', 'NEEDLESS_WARNINGS', 'silence']
 NEEDLESS_LOG = (
     # mmseg and mmdet ask for a private package at each import
     'Could not import OneDL',
+    # mmdet without operators, of one family of models
+    'Line NMS is not compiled',
     # MMEngine and mmcv call their own deprecated names
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias',

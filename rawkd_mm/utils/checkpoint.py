@@ -209,6 +209,9 @@ def load_all_weights(model: nn.Module, checkpoint: dict) -> dict[str, Tensor]:
     expected = model.state_dict()
     weights = _student_weights(given, expected)
     found, lacking, errors = load_as_modules_do(model, weights)
+    # The modules of a distillation have a prefix that its state dict leaves out.
+    found = {_name_in(expected, name): value for name, value in found.items()}
+    lacking = {_name_in(expected, name) for name in lacking}
     errors += [
         f'{name}: {tuple(value.shape)}, the model has {tuple(expected[name].shape)}'
         for name, value in found.items()
@@ -226,6 +229,11 @@ def load_all_weights(model: nn.Module, checkpoint: dict) -> dict[str, Tensor]:
     result = OrderedDict(found)
     result._metadata = expected._metadata  # nothing is to be renamed again
     return result
+
+
+def _name_in(state_dict: dict[str, Tensor], name: str) -> str:
+    """Give the name that a state dict has for what a module calls by another one."""
+    return name if name in state_dict else name.removeprefix('architecture.')
 
 
 def _bare_model(model: nn.Module) -> nn.Module:

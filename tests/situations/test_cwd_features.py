@@ -107,7 +107,7 @@ def test_the_same_number_of_outputs_is_compared():
     assert ours.shape == theirs.shape == (1, 8, 8)
 
 
-def test_a_head_that_classifies_no_map_is_refused():
+def test_a_head_that_classifies_no_map_is_refused(mmdet):  # for the operators
     """PointRend's last head classifies points; its first one's scores are not the model's."""
     point = head('PointHead', [32], [0], num_fcs=1, coarse_pred_each_layer=True)
     fpn = head('FPNHead', [4, 8], [0, 1], feature_strides=[4, 8])

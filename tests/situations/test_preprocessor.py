@@ -23,7 +23,7 @@ from mmengine.runner import Runner
 from torch import nn
 from zoo import ROOT
 
-from rawkd_mm.utils import inline_models, student_config, teacher_config
+from rawkd_mm.utils import inline_models, student_config, teacher_config, training_images
 
 sys.path.insert(0, str(ROOT / 'tools'))
 import make_distill_config  # noqa: E402
@@ -210,7 +210,7 @@ def test_tools_agree(tmp_path, monkeypatch):
     file = student_file(tmp_path, OWN, TOP)
     cfg = make_distill_config.read_config(str(file), 'student')
     assert make_distill_config.written_out(cfg).data_preprocessor == OWN
-    assert make_distill_config.training_size(cfg) == (32, 32)
+    assert training_images(cfg)[:2] == (32, 32)
     reduced = student_config(distillation(file, 'by path'))
     reduced.update(
         tta_model=dict(type='SegTTAModel'),

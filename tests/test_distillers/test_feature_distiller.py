@@ -23,6 +23,7 @@ from helpers import (
     total,
     upernet_swin,
 )
+from mmengine.logging import MessageHub
 from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
@@ -217,11 +218,13 @@ def test_methods_with_connectors(method, channels):
     torch.manual_seed(3)
     algorithm.student(images(), data, mode='loss')  # draws what its dropout drew before
     student = s[BOTTLENECK] if channels == 8 else connectors[KEY](s[BOTTLENECK])
-    student = connectors[f'{KEY}_student'](student)
-    teacher = connectors[f'{KEY}_teacher'](t[BOTTLENECK]) if teacher_key else t[BOTTLENECK]
-    loss = MODELS.build(method['loss'])
-    extra = (data,) if method is FGD else ()
-    expected = loss(student, teacher, *extra)
+    iteration = MessageHub.get_current_instance().get_info('iter', 0)
+    with separate_random_numbers(2 * iteration + 1):  # what the method draws is not the student's
+        student = connectors[f'{KEY}_student'](student)
+        teacher = connectors[f'{KEY}_teacher'](t[BOTTLENECK]) if teacher_key else t[BOTTLENECK]
+        loss = MODELS.build(method['loss'])
+        extra = (data,) if method is FGD else ()
+        expected = loss(student, teacher, *extra)
     torch.testing.assert_close(losses['distill.loss_x'], expected)
     assert expected > 0
 

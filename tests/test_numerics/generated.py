@@ -36,7 +36,9 @@ def shapes_of(name):
 
 
 def raw_loss(name, weight=1.0):
-    return MODELS.build(dict(type=name, loss_weight=weight))
+    # these ask which dimension of three is that of the channels
+    layout = dict(layout='BCN') if name in ('CADLoss', 'PADLoss', 'NFDLoss') else {}
+    return MODELS.build(dict(type=name, loss_weight=weight, **layout))
 
 
 def value_and_gradient(function, student):

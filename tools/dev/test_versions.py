@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Run the tests with several Pythons and PyTorches, and write the table of docs/versions.md.
 
-Each combination gets an environment of its own (`.venv-py3.12-torch2.14`; those of `make test` and
-`make test-classic` are there already), in which mmcv's operators are compiled once per machine. The tests of segmentation, which need no operators, and those of
-detection are counted apart. A row is written when its combination is done: a run that is interrupted
-keeps what it has, and `--only` repeats one. Rows: docs/data/versions.csv; what pytest printed:
-docs/data/versions.log.
+Each combination gets an environment of its own (`.venv-py3.12-torch2.14`); those of `make test` and
+`make test-classic` are there already. mmcv's operators are compiled in each, once per machine. The tests
+of segmentation, which need no operators, and those of detection are counted apart. A row is written
+when its combination is done: a run that is interrupted keeps what it has, and `--only` repeats one.
+Rows: docs/data/versions.csv; what pytest printed: docs/data/versions.log.
 """
 
 import argparse
