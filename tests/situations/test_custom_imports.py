@@ -81,6 +81,9 @@ def folder(tmp_path_factory):
                 default_scope='mmseg',
                 custom_imports=imports,
                 optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01)),
+                # never loaded, but without a config is none of a training
+                train_dataloader=dict(batch_size=2, dataset=dict(type='BaseSegDataset')),
+                train_cfg=dict(type='IterBasedTrainLoop', max_iters=1),
             )
             (folder / f'{role}_{spelling}.py').write_text(Config(content).pretty_text)
     cfg = Config.fromfile(folder / 'teacher_lists.py')
