@@ -126,7 +126,7 @@ def test_panoptic_fpn_maps_things_and_void_itself(mmdet):
         in_channels=4,
         inner_channels=4,
         norm_cfg=dict(type='BN'),
-        loss_seg=dict(type='CrossEntropyLoss', ignore_index=255, loss_weight=0.5),
+        loss_seg=dict(type='mmdet.CrossEntropyLoss', ignore_index=255, loss_weight=0.5),
     )
     sample = DetDataSample()
     labels = torch.tensor([0, 2, 3, 4, 255]).repeat(4, 13)[None, :, :64].repeat(1, 16, 1)
