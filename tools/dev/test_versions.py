@@ -5,7 +5,7 @@ Each combination gets an environment of its own (`.venv-py3.12-torch2.14`); thos
 `make test-classic` are there already. mmcv's operators are compiled in each, once per machine. The tests
 of segmentation, which need no operators, and those of detection are counted apart. A row is written
 when its combination is done: a run that is interrupted keeps what it has, and `--only` repeats one.
-Rows: docs/data/versions.csv; what pytest printed: docs/data/versions.log.
+Rows: docs/data/versions.csv; what pytest printed: docs/data/versions.txt.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import setup_env
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / 'docs' / 'data'
 ROWS = DATA / 'versions.csv'
-LOG = DATA / 'versions.log'
+LOG = DATA / 'versions.txt'
 PAGE = ROOT / 'docs' / 'versions.md'
 COLUMNS = ('python', 'torch', 'stack', 'segmentation', 'detection', 'minutes', 'date')
 
