@@ -35,9 +35,13 @@ def link_site(folder, without=(), versions=()):
         versions (dict[str, str]): Import name -> version that its metadata shall tell.
     """
     folder.mkdir()
-    providers = packages_distributions()
-    dropped = {d for name in without for d in providers.get(name, ())}
-    changed = {d: v for name, v in dict(versions).items() for d in providers[name]}
+    found = packages_distributions()
+
+    def providers(name):  # Python 3.10 finds only those with a top_level.txt
+        return {*found.get(name, ()), *compat.TESTED_VERSIONS.get(name, (name,))}
+
+    dropped = {d for name in without for d in providers(name)}
+    changed = {d: v for name, v in dict(versions).items() for d in providers(name)}
     for entry in (e for path in SITE for e in path.iterdir()):
         metadata = entry.suffix == '.dist-info'
         if entry.stem in without or (metadata and owner(entry) in dropped):
