@@ -56,6 +56,10 @@ def silence() -> None:
         if not str(msg).startswith(NEEDLESS_LOG):
             original(msg, *args, **kwargs)
 
+    # some modules of mmdet log without print_log when they are imported
+    logging.MMLogger.get_current_instance().addFilter(
+        lambda record: not record.getMessage().startswith(NEEDLESS_LOG)
+    )
     for module in [m for name, m in sys.modules.items() if name.partition('.')[0] == 'mmengine']:
         if getattr(module, 'print_log', None) is original:
             module.print_log = print_log
