@@ -177,6 +177,18 @@ def test_probe_finds_the_ops_of_this_environment(setup_env, monkeypatch):
     assert have['ops'] == ('yes' if importlib.util.find_spec('mmcv._ext') else 'none')
 
 
+@pytest.mark.timeout(20)
+def test_a_lock_that_this_process_holds_is_not_waited_for(setup_env, tmp_path, monkeypatch):
+    """A kept wheel that does not load is compiled anew, under the lock that was taken to look at it."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.setattr(setup_env, 'LOCKS', {})
+    for folder in (tmp_path / 'a', tmp_path / 'b', tmp_path / 'a'):
+        setup_env.lock(folder, 'compiles the same wheel')
+    assert list(setup_env.LOCKS) == [tmp_path / 'a', tmp_path / 'b']
+    for descriptor in setup_env.LOCKS.values():
+        os.close(descriptor)
+
+
 def test_a_step_runs_again_when_an_input_changes(setup_env, tmp_path):
     pins = tmp_path / 'requirements.txt'
     pins.write_text('a==1\n')

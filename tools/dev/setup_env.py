@@ -267,7 +267,7 @@ def call(command: list, expected: str = '', **environment: str) -> None:
             stderr=subprocess.STDOUT,
             cwd=ROOT,
             env=env,
-            pass_fds=LOCKS,
+            pass_fds=tuple(LOCKS.values()),
         )
         while True:
             try:
@@ -306,11 +306,13 @@ def pip(*arguments: object, expected: str = '', **environment: str) -> None:
     run([str(STACK.python), '-m', 'pip', *map(str, arguments)], expected, **environment)
 
 
-LOCKS = []  # file descriptors that hold a lock
+LOCKS = {}  # folder -> the file descriptor that holds its lock
 
 
 def lock(folder: Path, what: str) -> None:
     """Wait until no other process holds the lock of a folder. Released when this process ends."""
+    if folder in LOCKS:
+        return  # a second descriptor would wait for the first
     # Not in the folder itself, which may be made anew.
     locks = cache_folder() / 'locks'
     locks.mkdir(parents=True, exist_ok=True)
@@ -321,7 +323,7 @@ def lock(folder: Path, what: str) -> None:
     except BlockingIOError:
         say(f'Waiting for another process that {what}')
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-    LOCKS.append(descriptor)
+    LOCKS[folder] = descriptor
 
 
 # The steps
