@@ -57,7 +57,8 @@ def _to_feature(source: FeatureSource, tensor: Tensor, image: Sequence[int]) -> 
     return Feature(source, tuple(tensor.shape[1:]), image[1] / tensor.shape[2])
 
 
-def _default_shape(model: BaseModel) -> tuple[int, int, int]:
+def default_shape(model: BaseModel) -> tuple[int, int, int]:
+    """Give the image that shapes are found with: 256x256 pixels of as many channels as it takes."""
     return (image_channels(model), 256, 256)
 
 
@@ -78,7 +79,7 @@ def measure_feature(model: BaseModel, text: str, shape: Sequence[int] | None = N
             map.
         RuntimeError: If the module gives no feature, or several.
     """
-    shape = shape or _default_shape(model)
+    shape = shape or default_shape(model)
     source = FeatureSource.parse(text)
     recorder = FeatureRecorder(source.module, source.is_input)
     recorder.initialize(model)
@@ -118,7 +119,7 @@ def find_features(model: BaseModel, role: str, shape: Sequence[int] | None = Non
     """
     from mmseg.models import EncoderDecoder
 
-    shape = shape or _default_shape(model)
+    shape = shape or default_shape(model)
     head = type(getattr(model, 'decode_head', None)).__name__
     if isinstance(model, EncoderDecoder) or head in _WITHOUT_CLASSIFIER:
         return [_feature_before_classifier(model, role, shape)]
@@ -150,7 +151,7 @@ def find_classifier(model: BaseModel, role: str, shape: Sequence[int] | None = N
     Raises:
         AutoFeatureError: If the main head classifies something else than the positions of a map.
     """
-    shape = shape or _default_shape(model)
+    shape = shape or default_shape(model)
     path, head = 'decode_head', model.decode_head
     if isinstance(head, nn.ModuleList):
         path, head = f'{path}.{len(head) - 1}', head[-1]

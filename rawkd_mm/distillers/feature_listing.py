@@ -10,8 +10,8 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from ..probe import image_channels, without_traces
-from .auto_features import Feature
+from ..probe import without_traces
+from .auto_features import Feature, default_shape
 from .feature_distiller import run_for_features
 from .feature_recorder import FeatureSource
 
@@ -113,7 +113,7 @@ def list_features(
     Raises:
         RuntimeError: If the model produces no feature map of such an image.
     """
-    shape = shape or (image_channels(model), 256, 256)
+    shape = shape or default_shape(model)
     _Watch(model, shape).run()  # the first forward is slower than the others
     watch = _Watch(model, shape)
     for _ in range(repeats):

@@ -16,6 +16,8 @@ from mmengine.registry import (
     Registry,
 )
 
+from ..registry import find_type, type_name
+
 __all__ = ['REFUSED', 'refuse_mmrazor_parts']
 
 _SEARCH = 'It is for architecture search and pruning, and a distillation has no searchable model. '
@@ -83,10 +85,10 @@ def refuse_mmrazor_parts(cfg: Config) -> None:
         ValueError: If there is one; names it, where it is, and what to use instead.
     """
     model = cfg.get('model') or {}
-    if _name(model.get('type')) != 'FrozenTeacherDistill':
+    if type_name(model.get('type')) != 'FrozenTeacherDistill':
         return
     for where, registry, part in _parts(cfg):
-        name = _name(part.get('type')) if isinstance(part, dict) else None
+        name = type_name(part.get('type')) if isinstance(part, dict) else ''
         if name not in {**REFUSED, **REFUSED_OF_MMDET}:
             continue
         package = _package(part, registry, cfg.get('default_scope'))
@@ -111,14 +113,7 @@ def _parts(cfg: Config) -> Iterator[tuple[str, Registry, Any]]:
     yield 'model_wrapper_cfg', MODEL_WRAPPERS, cfg.get('model_wrapper_cfg')
 
 
-def _name(kind: Any) -> str | None:
-    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', None)
-
-
 def _package(part: dict, registry: Registry, scope: str | None) -> str:
     """The package that a part is from: another one may have something of the same name."""
-    kind = part['type']
-    if isinstance(kind, str):
-        with registry.switch_scope_and_registry(part.get('_scope_', scope)) as found:
-            kind = found.get(kind)
+    kind = find_type(part['type'], registry, part.get('_scope_', scope))
     return getattr(kind, '__module__', '').partition('.')[0]

@@ -11,6 +11,8 @@ from mmengine.config import Config
 from mmengine.fileio import list_from_file
 from mmengine.registry import DATASETS, DefaultScope
 
+from ..registry import type_name
+
 __all__ = ['TrainingImages', 'class_names', 'training_images']
 
 
@@ -117,7 +119,7 @@ def _as_list(steps: Any) -> Any:
 def _resized(step: dict, found: TrainingImages | None, scope: str | None):
     if step.get('resize_type') is not None:
         inner = {k: v for k, v in step.items() if k not in ('resize_type', 'scales')}
-        if _type_name(step['resize_type']) not in ('Resize', 'FixScaleResize'):
+        if type_name(step['resize_type']) not in ('Resize', 'FixScaleResize'):
             # by the shortest edge, say: the other one is whatever the image has
             return None
         step = {**inner, 'scales': step.get('scales')}
@@ -221,13 +223,8 @@ def _pair(value: Any) -> tuple[int, int] | None:
     return tuple(value)
 
 
-def _type_name(kind: Any) -> str:
-    """Give the name of a type that is a text, with a scope or without, or a class."""
-    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
-
-
 def _name(config: dict) -> str:
-    return _type_name(config.get('type'))
+    return type_name(config.get('type'))
 
 
 def _package(config: dict, scope: str | None) -> str | None:

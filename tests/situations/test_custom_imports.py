@@ -5,14 +5,13 @@ registered by ``custom_imports``).
 """
 
 import json
-import logging
 import os
 import subprocess
 import sys
-import warnings
 
 import pytest
 import torch
+from calling import call
 from helpers import pair, pspnet
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
@@ -91,17 +90,6 @@ def folder(tmp_path_factory):
         torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), folder / 'teacher.pth')
     yield folder
     sys.path.remove(str(folder))
-
-
-def call(tool, *args):
-    before = sys.argv
-    sys.argv = [tool.__file__, *map(str, args)]
-    try:
-        with warnings.catch_warnings():
-            tool.main()
-    finally:
-        sys.argv = before
-        logging.disable(logging.NOTSET)
 
 
 def hand_written(folder, spelling):
