@@ -65,7 +65,7 @@ def main():
     import torch
 
     import rawkd_mm  # noqa: F401 (registers)
-    from rawkd_mm.utils import inline_models, load_config
+    from rawkd_mm.training import inline_models, load_config
 
     torch.manual_seed(0)
     names = [args.config] if args.config else [n for n in CONFIGS if args.only in n]
@@ -90,8 +90,8 @@ def compare(args, cfg, name: str):
     import torch
     from mmengine.registry import MODELS, init_default_scope
 
-    from rawkd_mm.utils import replace_sync_batchnorm
-    from rawkd_mm.utils.checkpoint_loading import load_checkpoint
+    from rawkd_mm.training import replace_sync_batchnorm
+    from rawkd_mm.training.checkpoint_loading import load_checkpoint
 
     init_default_scope(cfg.default_scope)
     cfg.model.update(teacher_ckpt=args.teacher, allow_random_teacher=True, init_student=None)

@@ -17,7 +17,7 @@ from . import (  # noqa: E402
     hooks,
     loops,
     losses,
-    utils,
+    training,
 )
 
 __all__ = [
@@ -30,5 +30,5 @@ __all__ = [
     'hooks',
     'loops',
     'losses',
-    'utils',
+    'training',
 ]

@@ -34,7 +34,7 @@ from forked_python import receive, send
 ROOT = Path(__file__).resolve().parents[1]
 CLIENT = Path(__file__).with_name('forked_python.py')
 PRELOAD = (
-    'rawkd_mm', 'rawkd_mm.utils', 'rawkd_mm.hooks', 'mmseg.apis', 'mmseg.datasets', 'mmseg.engine',
+    'rawkd_mm', 'rawkd_mm.training', 'rawkd_mm.hooks', 'mmseg.apis', 'mmseg.datasets', 'mmseg.engine',
     'mmdet.apis', 'mmdet.datasets', 'mmdet.engine', 'torch._dynamo', 'torch.distributed.launcher.api',
     'matplotlib.pyplot',
 )  # fmt: skip

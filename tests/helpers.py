@@ -19,7 +19,7 @@ from torch import nn
 
 import rawkd_mm  # noqa: F401 (registers)
 from rawkd_mm.hooks import NonFiniteLossError
-from rawkd_mm.utils import build_runner, leave_processes
+from rawkd_mm.training import build_runner, leave_processes
 
 # Models as small as these run fastest in one thread.
 torch.set_num_threads(1)

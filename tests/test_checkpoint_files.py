@@ -6,8 +6,8 @@ import subprocess
 import pytest
 import torch
 
-from rawkd_mm.utils.checkpoint_files import WholeFilesBackend, find_last_checkpoint
-from rawkd_mm.utils.checkpoint_loading import why_not_whole
+from rawkd_mm.training.checkpoint_files import WholeFilesBackend, find_last_checkpoint
+from rawkd_mm.training.checkpoint_loading import why_not_whole
 
 backend = WholeFilesBackend()
 

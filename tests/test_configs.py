@@ -29,7 +29,7 @@ from zoo import (
     without,
 )
 
-from rawkd_mm.utils import (
+from rawkd_mm.training import (
     is_distillation,
     replace_sync_batchnorm,
     student_config,

@@ -32,7 +32,7 @@ from zoo import (
 )
 
 from rawkd_mm.datasets.digit_scenes_generator import CLASSES, DigitScenesOptions, generate
-from rawkd_mm.utils import is_distillation, resolve_model, student_config
+from rawkd_mm.training import is_distillation, resolve_model, student_config
 
 # student: its teacher, what its config and mmdet's are called, its type, its learning rate
 PAIRS = {

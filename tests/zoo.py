@@ -11,7 +11,7 @@ from mmengine.config import utils as config_utils
 from mmengine.hub.hub import _get_cfg_metainfo
 from mmengine.utils import get_installed_path
 
-from rawkd_mm.utils import (
+from rawkd_mm.training import (
     inline_models,
     is_distillation,
     load_config,

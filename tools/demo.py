@@ -284,7 +284,7 @@ def draw_predictions(args: argparse.Namespace, results: dict, path: Path, count:
     from _pictures import build_dataset, images_of, load_model, predictions_of, show, truth_of
 
     import rawkd_mm  # noqa: F401 (registers)
-    from rawkd_mm.utils import load_config
+    from rawkd_mm.training import load_config
 
     task = TASKS[args.task]
     data = {'val_dataloader.dataset.data_root': str(args.data_root)}

@@ -27,7 +27,7 @@ def main() -> None:
     # see train.py
     from mmengine.config import Config
 
-    from rawkd_mm.utils import (
+    from rawkd_mm.training import (
         UsageError,
         add_imports,
         inline_models,

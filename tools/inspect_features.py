@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
 
 def chosen(model, role: str, shape) -> set:
     """Give the sources that `--features auto` takes."""
-    from rawkd_mm.distillers import AutoFeatureError, find_features
+    from rawkd_mm.features import AutoFeatureError, find_features
 
     try:
         return {feature.source for feature in find_features(model, role, shape)}
@@ -113,10 +113,10 @@ def main() -> None:
     # see train.py
     from rich.console import Console
 
-    from rawkd_mm.distillers import list_features, measure_feature, partners
-    from rawkd_mm.distillers.feature_listing import ListedFeature
-    from rawkd_mm.probe import image_channels
-    from rawkd_mm.utils import UsageError
+    from rawkd_mm.features import list_features, measure_feature, partners
+    from rawkd_mm.features.dry_run import image_channels
+    from rawkd_mm.features.listing import ListedFeature
+    from rawkd_mm.training import UsageError
 
     warnings.simplefilter('ignore')
     logging.disable(logging.WARNING)

@@ -55,7 +55,7 @@ class Method(NamedTuple):
 
 def choose_method(name: str, model) -> Method:
     """Give a method's loss and connectors for a kind of student, as the zoo has them."""
-    from rawkd_mm.utils import UsageError
+    from rawkd_mm.training import UsageError
 
     is_segmentor = hasattr(model, 'decode_head')
     two_stages = hasattr(model, 'roi_head')
@@ -203,7 +203,7 @@ def parse_args() -> argparse.Namespace:
 
 def written_out(cfg):
     """Give a config's model as a teacher's is written: complete, without weights to begin with."""
-    from rawkd_mm.utils import inline_models
+    from rawkd_mm.training import inline_models
 
     model = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
@@ -219,8 +219,8 @@ def build_alone(cfg, role: str):
     """Build a config's model, without weights to begin with."""
     import torch
 
-    from rawkd_mm.algorithms.frozen_teacher import build_teacher
-    from rawkd_mm.utils import UsageError
+    from rawkd_mm.teachers.frozen_teacher import build_teacher
+    from rawkd_mm.training import UsageError
 
     try:
         with torch.random.fork_rng(devices=[]):
@@ -230,7 +230,7 @@ def build_alone(cfg, role: str):
 
 
 def read_config(name: str, role: str):
-    from rawkd_mm.utils import UsageError, load_config, refuse_what_is_no_text, student_config
+    from rawkd_mm.training import UsageError, load_config, refuse_what_is_no_text, student_config
 
     cfg = student_config(load_config(name))
     if 'model' not in cfg:
@@ -243,7 +243,7 @@ def read_config(name: str, role: str):
 
 def check_trainable(name: str, cfg) -> None:
     """Refuse a student whose config has nothing to train it with, as MMEngine's Runner would."""
-    from rawkd_mm.utils import UsageError
+    from rawkd_mm.training import UsageError
 
     missing = [k for k in ('train_dataloader', 'train_cfg', 'optim_wrapper') if not cfg.get(k)]
     if missing:
@@ -257,7 +257,7 @@ def trial_size(cfg) -> tuple[int, int]:
     """Give the student's crop, or, without a GPU, a smaller image of that shape."""
     from mmengine.device import get_device
 
-    from rawkd_mm.utils import training_images
+    from rawkd_mm.training import training_images
 
     height, width = (training_images(cfg) or DEFAULT_SIZE)[:2]
     longer = max(height, width)
@@ -268,14 +268,14 @@ def trial_size(cfg) -> tuple[int, int]:
 
 def choose_pairs(args, student, teacher, size) -> tuple[list, list[str]]:
     """Give the pairs of features, of an image of a size (height, width), and notes on what was left."""
-    from rawkd_mm.distillers import (
+    from rawkd_mm.features import (
         find_classifier,
         find_features,
         match_features,
         measure_feature,
     )
-    from rawkd_mm.probe import image_channels
-    from rawkd_mm.utils import UsageError
+    from rawkd_mm.features.dry_run import image_channels
+    from rawkd_mm.training import UsageError
 
     models = dict(student=student, teacher=teacher)
     channels = {role: image_channels(model) for role, model in models.items()}
@@ -425,7 +425,7 @@ def compose(
     """Write the config; gives the text and the absolute paths that are left in it."""
     from mmengine.config import Config
 
-    from rawkd_mm.utils import join_imports, make_paths_relative
+    from rawkd_mm.training import join_imports, make_paths_relative
 
     named = '::' in args.student
     changes = {}
@@ -491,7 +491,7 @@ def read_back(text: str):
     """Read the config that is to be written, as a file in another folder."""
     from mmengine.config import Config
 
-    from rawkd_mm.utils import UsageError
+    from rawkd_mm.training import UsageError
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'config.py'
@@ -519,8 +519,8 @@ def build_algorithm(cfg, with_weights: bool):
     """
     from mmengine.registry import MODELS
 
-    from rawkd_mm.utils import UsageError
-    from rawkd_mm.utils.config import remove_pretrained
+    from rawkd_mm.training import UsageError
+    from rawkd_mm.training.config import remove_pretrained
 
     model = copy.deepcopy(cfg.model)
     if 'data_preprocessor' in cfg:  # as the Runner does
@@ -579,7 +579,7 @@ def count_all(algorithm, pairs, size) -> list[tuple[str, int, int | None]]:
     """Give name, parameters and FLOPs of teacher, student and connectors."""
     import torch
 
-    from rawkd_mm.utils import made_up_images
+    from rawkd_mm.training import made_up_images
 
     rows = []
     for role in ('teacher', 'student'):
@@ -615,8 +615,8 @@ def short(number: int | None) -> str:
 
 def find_warnings(args, cfgs, algorithm, pairs, counts) -> list[str]:
     """Say what may be wrong with a pair of models."""
-    from rawkd_mm.algorithms.frozen_teacher import make_renormalize
-    from rawkd_mm.utils import class_names, main_head_classes, training_images
+    from rawkd_mm.teachers.frozen_teacher import make_renormalize
+    from rawkd_mm.training import class_names, main_head_classes, training_images
 
     student, teacher = algorithm.student, algorithm.teacher
     result = []
@@ -699,8 +699,8 @@ def print_tables(console, algorithm, pairs, counts, size, notes, warnings) -> No
 
 def dry_run_shape(student, teacher, pairs, size) -> tuple[int, int, int] | None:
     """Give the distiller another image than its own if that is too small for a model."""
-    from rawkd_mm.distillers import measure_feature
-    from rawkd_mm.probe import image_channels
+    from rawkd_mm.features import measure_feature
+    from rawkd_mm.features.dry_run import image_channels
 
     channels = image_channels(student)
     try:
@@ -738,8 +738,8 @@ class Result(NamedTuple):
 
 def make(args: argparse.Namespace, size: tuple[int, int] | None = None) -> Result:
     """Compose the config that the arguments ask for and build it; on images of a size or the crop's."""
-    from rawkd_mm.distillers import AutoFeatureError
-    from rawkd_mm.utils import training_images
+    from rawkd_mm.features import AutoFeatureError
+    from rawkd_mm.training import training_images
 
     cfgs = read_config(args.student, 'student'), read_config(args.teacher, 'teacher')
     check_trainable(args.student, cfgs[0])
@@ -771,7 +771,7 @@ def try_out(result: Result) -> tuple[dict[str, float], tuple[int, int]]:
     Where small images fail, those of the training are tried: a query detector chooses from more
     positions than a small image has, and a deformable convolution wants maps of 3x3.
     """
-    from rawkd_mm.utils import TrialError, run_one_iteration, training_images
+    from rawkd_mm.training import TrialError, run_one_iteration, training_images
 
     images = training_images(result.cfgs[0])
     whole = images[:2] if images else (4 * DEFAULT_SIZE[0],) * 2
@@ -791,7 +791,7 @@ def main() -> None:
     # see train.py
     from rich.console import Console
 
-    from rawkd_mm.utils import UsageError
+    from rawkd_mm.training import UsageError
 
     # what this prints says all that the packages below would
     warnings_module.simplefilter('ignore')

@@ -15,7 +15,7 @@ from _common import add_run_options, make_parser, parse_args
 
 
 def set_visualization(cfg, args) -> None:
-    from rawkd_mm.utils import UsageError, package_of
+    from rawkd_mm.training import UsageError, package_of
 
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
@@ -37,7 +37,7 @@ def set_visualization(cfg, args) -> None:
 
 
 def set_tta(cfg) -> None:
-    from rawkd_mm.utils import UsageError
+    from rawkd_mm.training import UsageError
 
     missing = [key for key in ('tta_model', 'tta_pipeline') if cfg.get(key) is None]
     if missing:
@@ -54,7 +54,7 @@ def set_tta(cfg) -> None:
 
 
 def set_out(cfg, out: str) -> None:
-    from rawkd_mm.utils import UsageError, package_of
+    from rawkd_mm.training import UsageError, package_of
 
     evaluators = cfg.test_evaluator
     evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
@@ -105,7 +105,7 @@ def main() -> None:
     from mmengine.config import Config
     from mmengine.dist import is_main_process
 
-    from rawkd_mm.utils import (
+    from rawkd_mm.training import (
         CheckpointError,
         RequireAllWeightsHook,
         UsageError,

@@ -36,7 +36,7 @@ def main() -> None:
     # Takes seconds, which --help and a wrong argument need not wait for. It has to come before the
     # config is read: it makes `mmseg::` bases work.
     from rawkd_mm.hooks import TrainingInterrupted, register_training_hooks
-    from rawkd_mm.utils import (
+    from rawkd_mm.training import (
         CheckpointError,
         UsageError,
         build_runner,

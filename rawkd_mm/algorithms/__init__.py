@@ -1,6 +1,6 @@
 """Distillation algorithms, registered in MMRazor's MODELS."""
 
-from .frozen_teacher import FrozenTeacher
+from ..teachers.frozen_teacher import FrozenTeacher
 from .frozen_teacher_distill import FrozenTeacherDistill
 
 __all__ = ['FrozenTeacher', 'FrozenTeacherDistill']

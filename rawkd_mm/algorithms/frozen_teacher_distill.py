@@ -13,16 +13,17 @@ from mmrazor.models import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
 from torch import Tensor, nn
 
-from ..distillers import FeatureDistiller, PairFeatures, run_for_features
-from ..probe import image_channels
+from ..distillers import FeatureDistiller, PairFeatures
+from ..features import run_for_features
+from ..features.dry_run import image_channels
 from ..registry import check_type, register_model
-from ..utils.random_numbers import separate_random_numbers
-from .frozen_teacher import (
+from ..teachers.frozen_teacher import (
     FrozenTeacher,
     build_teacher,
     listing,
     number_of_classes,
 )
+from ..training.random_numbers import separate_random_numbers
 from .student import build_student
 
 _RESERVED = ('architecture', 'distiller', 'teacher')

@@ -8,8 +8,8 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from ..utils.config import resolve_model
-from .frozen_teacher import build_model
+from ..teachers.frozen_teacher import build_model
+from ..training.config import resolve_model
 
 
 def build_student(

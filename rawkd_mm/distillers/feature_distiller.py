@@ -2,8 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +12,10 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from .. import functional
-from ..probe import image_channels, without_traces
+from ..features.dry_run import dry_run, image_channels, without_traces
+from ..features.mmrazor_adapter import ConfigurableDistiller, for_module
+from ..features.recorder import FeatureRecorder, FeatureSource
 from ..registry import MODELS, check_type, register_model, type_name
-from .configurable_distiller import ConfigurableDistiller, for_module
-from .feature_recorder import FeatureRecorder, FeatureSource
 
 # The other keys of a pair are those that the distiller may give for all pairs.
 _OWN_KEYS = ('student', 'teacher', 'align', 'name')
@@ -216,74 +215,6 @@ def _add_recorders(recorders: dict | None, sources: Sequence[FeatureSource]) -> 
     return {**(recorders or {}), **ours}
 
 
-def run_for_features(
-    model: nn.Module, inputs: Tensor, data_samples: list | None, sources: Iterable[str]
-) -> None:
-    """Run a model on images without computing losses.
-
-    An auxiliary head of an mmseg segmentor, which only its training runs, runs if a source lies in
-    it, right behind the backbone and the neck.
-
-    Args:
-        model (nn.Module): A model of MMEngine's interface.
-        inputs (Tensor): Images, shape (B, C, H, W).
-        data_samples (list, optional): What belongs to them.
-        sources (Iterable[str]): Paths of the modules whose outputs are wanted.
-    """
-    heads = getattr(model, 'auxiliary_head', None)
-    named = {'auxiliary_head': heads}
-    if isinstance(heads, nn.ModuleList):
-        named = {f'auxiliary_head.{i}': head for i, head in enumerate(heads)}
-    wanted = [h for n, h in named.items() if any(f'{s}.'.startswith(f'{n}.') for s in sources)]
-    if not wanted:
-        model(inputs, data_samples, mode='tensor')
-        return
-
-    def run_heads(module: nn.Module, args: tuple, features: object) -> None:
-        for head in wanted:
-            head(features)
-
-    body = model.neck if getattr(model, 'with_neck', False) else model.backbone
-    handle = body.register_forward_hook(run_heads)
-    try:
-        model(inputs, data_samples, mode='tensor')
-    finally:
-        handle.remove()
-
-
-def dry_run(model: nn.Module, shape: Sequence[int], recorders: Sequence[FeatureRecorder]) -> None:
-    """Let a model produce features from an empty image, in eval mode and without gradient.
-
-    Args:
-        model (nn.Module): A model of MMEngine's interface.
-        shape (Sequence[int]): Channels, height and width of the image.
-        recorders (Sequence[FeatureRecorder]): Hold what the model produced, afterwards.
-
-    Raises:
-        RuntimeError: If the model fails before each recorder has a feature.
-    """
-    inputs = next(model.parameters()).new_zeros((1, *shape))
-
-    def is_complete() -> bool:
-        return all(recorder.data_buffer for recorder in recorders)
-
-    with without_traces(model), ExitStack() as stack:
-        for recorder in recorders:
-            stack.enter_context(recorder)
-        try:
-            run_for_features(model, inputs, None, [recorder.source for recorder in recorders])
-        except Exception as error:
-            # A detector's head may want what an empty image lacks. Nothing is lost by that once
-            # all features are there.
-            if not is_complete():
-                raise RuntimeError(
-                    f'{type(model).__name__} failed on an empty image of shape {tuple(shape)} '
-                    f'before it had produced all features: {error!r}. Set dry_run_shape of the '
-                    'distiller if the model needs another one; a feature must be computed from '
-                    'the image alone (backbone, neck, heads of a segmentor).'
-                ) from error
-
-
 @register_model
 class FeatureDistiller(ConfigurableDistiller):
     """Distils pairs of features that are named by the paths of their modules.
@@ -298,7 +229,7 @@ class FeatureDistiller(ConfigurableDistiller):
     ...     pairs=[dict(student='decode_head.bottleneck', teacher='decode_head.bottleneck')])
 
     Losses and connectors get contiguous maps of both models, but for our own, which take any layout
-    (:func:`rawkd_mm.distillers.configurable_distiller.for_module`).
+    (:func:`rawkd_mm.features.mmrazor_adapter.for_module`).
 
     Args:
         pairs (list[dict]): Each with
@@ -330,7 +261,7 @@ class FeatureDistiller(ConfigurableDistiller):
         teacher_connector (dict, optional): The same for the teacher's.
         dry_run_shape (tuple[int, int, int], optional): Channels, height and width of the input with
             which shapes are found out. Defaults to None: as many channels as the models take
-            (:func:`rawkd_mm.probe.image_channels`), and 64x64 pixels.
+            (:func:`rawkd_mm.features.dry_run.image_channels`), and 64x64 pixels.
         **kwargs: Every argument of ``ConfigurableDistiller``; works beside the pairs.
 
     Attributes:

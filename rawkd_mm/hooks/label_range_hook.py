@@ -8,8 +8,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..algorithms.frozen_teacher import number_of_classes
 from ..registry import HOOKS
+from ..teachers.frozen_teacher import number_of_classes
 
 
 class LabelRange(NamedTuple):

@@ -18,9 +18,9 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import distributed
 
 from ..registry import HOOKS
-from ..utils.checkpoint_files import POINTER, WholeFilesBackend, find_last_checkpoint
-from ..utils.optimizer_state import regroup_optimizer_state
-from ..utils.resume import begin_training, number_batches, seed_iteration, shield_workers
+from ..training.checkpoint_files import POINTER, WholeFilesBackend, find_last_checkpoint
+from ..training.optimizer_state import regroup_optimizer_state
+from ..training.resume import begin_training, number_batches, seed_iteration, shield_workers
 
 # What a process gives back that SIGTERM has ended: 128 plus the signal's number, as shells have it.
 _EXIT_CODE = 128 + signal.SIGTERM

@@ -11,8 +11,8 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Subset
 
 from ..algorithms import FrozenTeacherDistill
-from ..algorithms.frozen_teacher import listing, number_of_classes
 from ..registry import HOOKS
+from ..teachers.frozen_teacher import listing, number_of_classes
 
 _ADVICE = (
     "Check that teacher_ckpt belongs to the teacher's config and dataset, and its data_preprocessor "

@@ -2,7 +2,7 @@
 
 from mmengine.runner import Runner
 
-from ..utils.runner import AverageLossesHook
+from ..training.runner import AverageLossesHook
 from .label_range_hook import LabelRangeHook
 from .non_finite_loss_hook import NonFiniteLossHook
 

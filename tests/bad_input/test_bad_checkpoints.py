@@ -16,8 +16,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim import OneCycleLR
 
 from rawkd_mm import compat
-from rawkd_mm.utils.checkpoint import CheckpointError
-from rawkd_mm.utils.checkpoint_loading import HARMLESS, load_checkpoint, weights_only
+from rawkd_mm.training.checkpoint import CheckpointError
+from rawkd_mm.training.checkpoint_loading import HARMLESS, load_checkpoint, weights_only
 
 HTML = b'\n<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>'
 LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n'

@@ -9,8 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from test_bad_checkpoints import CODE, HTML, with_code, written
 
-from rawkd_mm.utils import build_runner
-from rawkd_mm.utils.checkpoint import CheckpointError
+from rawkd_mm.training import build_runner
+from rawkd_mm.training.checkpoint import CheckpointError
 
 
 def config(work_dir, **kwargs):

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from rawkd_mm.hooks import NonFiniteLossError, register_training_hooks
-from rawkd_mm.utils import build_runner, leave_processes
+from rawkd_mm.training import build_runner, leave_processes
 
 RANK = int(os.environ.get('RANK', 0))  # pytest imports this file, too
 

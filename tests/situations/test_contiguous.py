@@ -9,7 +9,7 @@ import torch
 from helpers import distill, feature_distiller, images, pair, pspnet, samples, total
 from torch import nn
 
-from rawkd_mm.distillers.configurable_distiller import for_module
+from rawkd_mm.features.mmrazor_adapter import for_module
 from rawkd_mm.registry import MODELS
 
 LOGITS = 'decode_head.conv_seg'

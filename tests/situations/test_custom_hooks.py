@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from zoo import read_theirs
 
-from rawkd_mm.utils import build_runner
+from rawkd_mm.training import build_runner
 
 CLASSES = ('a', 'b', 'c')
 META = dict(classes=CLASSES)

@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from zoo import ROOT
 
-from rawkd_mm.utils import inline_models, join_imports, student_config, teacher_config
+from rawkd_mm.training import inline_models, join_imports, student_config, teacher_config
 
 sys.path.insert(0, str(ROOT / 'tools'))
 import dump_config  # noqa: E402

@@ -13,8 +13,8 @@ from helpers import build, pspnet
 from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
-from rawkd_mm.distillers import AutoFeatureError, find_classifier
-from rawkd_mm.utils import UsageError, load_config
+from rawkd_mm.features import AutoFeatureError, find_classifier
+from rawkd_mm.training import UsageError, load_config
 
 CLASSES = 5
 SIZE = (64, 64)

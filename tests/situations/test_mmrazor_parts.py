@@ -36,8 +36,8 @@ from PIL import Image
 
 from rawkd_mm.hooks import StopDistillHook, WrongTeacherError
 from rawkd_mm.loops import SingleTeacherDistillValLoop
-from rawkd_mm.utils import build_runner
-from rawkd_mm.utils.mmrazor_parts import REFUSED, refuse_mmrazor_parts
+from rawkd_mm.training import build_runner
+from rawkd_mm.training.mmrazor_parts import REFUSED, refuse_mmrazor_parts
 
 ROOT = Path(__file__).parents[2]
 REGISTRIES = ('HOOKS', 'LOOPS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'MODEL_WRAPPERS', 'MODELS')

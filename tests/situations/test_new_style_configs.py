@@ -35,7 +35,7 @@ import rawkd_mm
 from rawkd_mm.hooks import FeatureGeometryHook, NonFiniteLossHook, ResumableCheckpointHook
 from rawkd_mm.losses import CADLoss
 from rawkd_mm.registry import find_type, type_name
-from rawkd_mm.utils import (
+from rawkd_mm.training import (
     UsageError,
     build_runner,
     inline_models,

@@ -16,7 +16,7 @@ from rawkd_mm.hooks import (
     NonFiniteLossHook,
     register_training_hooks,
 )
-from rawkd_mm.utils import AverageLossesHook
+from rawkd_mm.training import AverageLossesHook
 
 HERE = Path(__file__).parent
 

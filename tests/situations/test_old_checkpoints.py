@@ -13,7 +13,7 @@ from mmengine.config import ConfigDict
 from mmengine.runner import load_checkpoint
 from zoo import forget_pretrained, read_theirs
 
-from rawkd_mm.utils import CheckpointError, load_all_weights
+from rawkd_mm.training import CheckpointError, load_all_weights
 
 NECK = pair('neck[0]', loss=dict(type='LADLoss'))
 
@@ -253,7 +253,7 @@ def teacher_from(path, content, log):
 @pytest.fixture
 def log(monkeypatch):
     lines = []
-    where = 'rawkd_mm.algorithms.frozen_teacher.print_log'
+    where = 'rawkd_mm.teachers.frozen_teacher.print_log'
     monkeypatch.setattr(where, lambda text, *_, **__: lines.append(text))
     return lines
 

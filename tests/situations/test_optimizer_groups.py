@@ -16,7 +16,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 from zoo import forget_pretrained, read_theirs
 
-from rawkd_mm.utils.optimizer_state import regroup_optimizer_state
+from rawkd_mm.training.optimizer_state import regroup_optimizer_state
 
 # The names of these connectors have all that custom keys and constructors look for.
 CONNECTORS = dict(

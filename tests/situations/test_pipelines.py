@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import TRANSFORMS, DefaultScope
 from mmengine.utils import get_installed_path
 
-from rawkd_mm.utils import UsageError, class_names, load_config, training_images
+from rawkd_mm.training import UsageError, class_names, load_config, training_images
 
 RANGE = dict(type='RandomChoiceResize', scales=[(480, 1333), (800, 1333)], keep_ratio=True)
 CROP = dict(type='RandomCrop', crop_size=(384, 600), crop_type='absolute_range')

@@ -23,7 +23,7 @@ from mmengine.runner import Runner
 from torch import nn
 from zoo import ROOT
 
-from rawkd_mm.utils import inline_models, student_config, teacher_config, training_images
+from rawkd_mm.training import inline_models, student_config, teacher_config, training_images
 
 sys.path.insert(0, str(ROOT / 'tools'))
 import make_distill_config  # noqa: E402

@@ -16,8 +16,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from rawkd_mm.utils import build_runner, load_config, student_config
-from rawkd_mm.utils.random_numbers import separate_random_numbers
+from rawkd_mm.training import build_runner, load_config, student_config
+from rawkd_mm.training.random_numbers import separate_random_numbers
 
 QUICKSTART = (
     'configs/quickstart/cad_bottleneck_pspnet-r18-w12_pspnet-r18-w4_1xb16-4k_digit-scenes-48x48.py'

@@ -20,7 +20,7 @@ from zoo import ROOT
 
 from rawkd_mm import hooks as our_hooks
 from rawkd_mm.hooks import NonFiniteLossHook
-from rawkd_mm.utils import AverageLossesHook, build_runner, student_config
+from rawkd_mm.training import AverageLossesHook, build_runner, student_config
 
 BOTH = dict(
     type='FrozenTeacherDistill',
@@ -111,7 +111,7 @@ def test_the_training_alone_has_the_hook_once(tmp_path, monkeypatch):
     sys.path.insert(0, str(ROOT / 'tools'))
     import train
 
-    import rawkd_mm.utils as utils
+    import rawkd_mm.training as utils
 
     content = dict(
         model=BOTH,

@@ -14,9 +14,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from zoo import CONFIGS, read
 
-from rawkd_mm.distillers import FeatureRecorder, FeatureSource
 from rawkd_mm.distillers.feature_distiller import dry_run
-from rawkd_mm.utils import load_config
+from rawkd_mm.features import FeatureRecorder, FeatureSource
+from rawkd_mm.training import load_config
 
 METHODS = make_distill_config.METHODS
 # The zoo's ablations: another feature than the tool chooses.

@@ -16,7 +16,7 @@ from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.utils import get_installed_path
 
-from rawkd_mm.utils import (
+from rawkd_mm.training import (
     TrialError,
     UsageError,
     load_config,
@@ -26,7 +26,7 @@ from rawkd_mm.utils import (
     run_one_iteration,
     training_images,
 )
-from rawkd_mm.utils.trial import _first_iteration
+from rawkd_mm.training.one_iteration import _first_iteration
 
 SGD = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-4))
 CLIPPED = {**SGD, 'clip_grad': dict(max_norm=0.1)}

@@ -23,7 +23,7 @@ from helpers import (
 from torch import nn
 from torch._dynamo.utils import counters
 
-from rawkd_mm.distillers import FeatureRecorder
+from rawkd_mm.features import FeatureRecorder
 
 FPN = 'decode_head.fpn_bottleneck'
 # unit in the last place, and what some twenty layers make of it

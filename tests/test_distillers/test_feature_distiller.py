@@ -37,7 +37,7 @@ from rawkd_mm.distillers import FeatureDistiller
 from rawkd_mm.distillers.feature_distiller import _fill_channels, dry_run
 from rawkd_mm.functional import angular_distance
 from rawkd_mm.losses import CADLoss, LADLoss
-from rawkd_mm.utils.random_numbers import separate_random_numbers
+from rawkd_mm.training.random_numbers import separate_random_numbers
 
 
 @pytest.fixture(autouse=True)

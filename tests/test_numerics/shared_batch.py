@@ -10,7 +10,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.structures import InstanceData
 from torch import distributed, nn
 
-from rawkd_mm.utils import leave_processes
+from rawkd_mm.training import leave_processes
 
 BATCH = 8
 SIZE = 32

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 from tool_project import ROOT, TOOLS
 
 from rawkd_mm.datasets.digit_scenes_generator import DigitScenesOptions, generate
-from rawkd_mm.utils import load_config
+from rawkd_mm.training import load_config
 
 QUICKSTART = ROOT / 'configs/quickstart'
 STUDENT = 'retinanet_r18-w8_1xb16-3k_digit-scenes-64x64.py'

@@ -10,7 +10,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from tool_project import ROOT
 
-from rawkd_mm.utils import load_config
+from rawkd_mm.training import load_config
 
 
 def blocks():

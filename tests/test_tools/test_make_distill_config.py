@@ -13,7 +13,7 @@ from mmengine.registry import MODELS, DefaultScope
 from tool_project import ROOT, STUDENT, TEACHER, TOOLS
 from zoo import without
 
-from rawkd_mm.utils import UsageError, load_config
+from rawkd_mm.training import UsageError, load_config
 
 sys.path.insert(0, str(TOOLS))
 import inspect_features  # noqa: E402

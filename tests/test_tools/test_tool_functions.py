@@ -86,7 +86,7 @@ def test_auto_scale_lr_needs_a_base(tmp_path):
 
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
 def test_amp(device, monkeypatch):
-    monkeypatch.setattr('rawkd_mm.utils.amp.get_device', lambda: device)
+    monkeypatch.setattr('rawkd_mm.training.amp.get_device', lambda: device)
     name = dict(cpu='Bf16OptimWrapper', cuda='AmpOptimWrapper')[device]
     cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))))
     assert utils.set_amp(cfg, False) == []
@@ -215,7 +215,7 @@ _LEAVE = """
 import atexit, glob, sys
 import torch
 from torch import distributed, nn
-from rawkd_mm.utils import leave_processes
+from rawkd_mm.training import leave_processes
 
 atexit.register(print, 'exit function')
 leave_processes()  # nothing to leave: goes on

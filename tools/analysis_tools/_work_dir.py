@@ -70,7 +70,7 @@ class WorkDir:
         Raises:
             WorkDirError: If there is none.
         """
-        from rawkd_mm.utils.checkpoint_files import POINTER, why_not_whole
+        from rawkd_mm.training.checkpoint_files import POINTER, why_not_whole
 
         files = sorted(self.folder.glob('*.pth'), key=lambda path: path.stat().st_mtime)[::-1]
         if (self.folder / POINTER).is_file():

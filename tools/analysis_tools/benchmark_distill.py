@@ -136,7 +136,7 @@ class Benchmark:
 
     def __init__(self, args, device) -> None:
         from rawkd_mm.registry import type_name
-        from rawkd_mm.utils import inline_models, is_distillation, load_config, set_amp
+        from rawkd_mm.training import inline_models, is_distillation, load_config, set_amp
 
         self.args, self.device, self.notes = args, device, []
         cfg = inline_models(load_config(args.config, args.cfg_options))
@@ -173,8 +173,8 @@ class Benchmark:
         import torch
         from mmengine.registry import MODELS, init_default_scope
 
-        from rawkd_mm.algorithms.frozen_teacher import build_model
-        from rawkd_mm.utils import replace_sync_batchnorm
+        from rawkd_mm.teachers.frozen_teacher import build_model
+        from rawkd_mm.training import replace_sync_batchnorm
 
         init_default_scope(self.cfg.get('default_scope', 'mmengine'))
         torch.manual_seed(0)
@@ -390,8 +390,8 @@ def as_mmrazor(ours, config):
     """Make MMRazor's SingleTeacherDistill of a FrozenTeacherDistill, with the same weights."""
     from mmrazor.models import SingleTeacherDistill
 
-    from rawkd_mm.algorithms.frozen_teacher import build_model, build_teacher
     from rawkd_mm.distillers import FeatureDistiller
+    from rawkd_mm.teachers.frozen_teacher import build_model, build_teacher
 
     is_ours = isinstance(ours.distiller, FeatureDistiller)
     recorders, mappings = mmrazor_pairs(ours.distiller) if is_ours else ({}, None)
@@ -455,7 +455,7 @@ def chained_connectors(distiller):
 
 def make_batch(student, batch: int, size: tuple) -> dict:
     """Give random images of the channels that a model takes, with random annotations."""
-    from rawkd_mm.utils import made_up_images
+    from rawkd_mm.training import made_up_images
 
     inputs, data_samples = made_up_images(student, size, batch)
     return dict(inputs=inputs, data_samples=data_samples)
@@ -463,7 +463,7 @@ def make_batch(student, batch: int, size: tuple) -> dict:
 
 def default_size(cfg) -> tuple:
     """Give the size of the images that a config trains with."""
-    from rawkd_mm.utils import student_config
+    from rawkd_mm.training import student_config
 
     preprocessor = student_config(cfg).model.get('data_preprocessor') or {}
     if preprocessor.get('size') is not None:

@@ -84,7 +84,7 @@ def parse_args() -> argparse.Namespace:
 
 @functools.cache
 def resolve(cfg_path: str) -> dict:
-    from rawkd_mm.utils import resolve_model
+    from rawkd_mm.training import resolve_model
 
     return resolve_model(dict(cfg_path=cfg_path))
 
@@ -159,7 +159,7 @@ def read_run(work_dir: Path, paper: dict) -> Run:
         raise NoRowError(f'{config.relative_to(work_dir)} is missing')
 
     # takes seconds, and comes before the config is read, as in train.py
-    from rawkd_mm.utils import UsageError, is_distillation, load_config
+    from rawkd_mm.training import UsageError, is_distillation, load_config
 
     cfg = load_config(str(config))
     try:

@@ -106,7 +106,7 @@ class Report:
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from rawkd_mm.utils import is_distillation, load_config, package_of
+        from rawkd_mm.training import is_distillation, load_config, package_of
 
         self.args = args
         self.run = WorkDir.find(args.work_dir)
@@ -152,7 +152,7 @@ class Report:
             WorkDirError: If a work dir has no checkpoint.
             ReportError: If the teacher's weights are not there.
         """
-        from rawkd_mm.utils import student_config, teacher_config
+        from rawkd_mm.training import student_config, teacher_config
 
         result = {}
         if self.is_distillation:
@@ -167,7 +167,7 @@ class Report:
         return result
 
     def _teacher_checkpoint(self) -> str | None:
-        from rawkd_mm.utils import student_config, teacher_config
+        from rawkd_mm.training import student_config, teacher_config
 
         checkpoint = self.cfg.model.get('teacher_ckpt')
         if not checkpoint:
@@ -376,7 +376,7 @@ def evaluate_all(report: Report, progress) -> dict:
     from _evaluation import EvaluationCache, evaluate
     from mmengine.device import get_device
 
-    from rawkd_mm.utils import CheckpointError
+    from rawkd_mm.training import CheckpointError
 
     cache = EvaluationCache(report.run.folder / 'report_cache.json')
     result = {}
@@ -439,7 +439,7 @@ def find_angles(report: Report, models: dict, dataset, shown: list, advance) -> 
     from mmengine.device import get_device
 
     from rawkd_mm.algorithms import FrozenTeacherDistill
-    from rawkd_mm.utils import CheckpointError, replace_sync_batchnorm
+    from rawkd_mm.training import CheckpointError, replace_sync_batchnorm
 
     if not report.is_distillation or not report.cfg.model.get('teacher_ckpt'):
         return None
@@ -545,7 +545,7 @@ def write_report(args: argparse.Namespace) -> Path:
     from _trainings import make_progress
 
     # takes seconds, and comes before a config is read, as in train.py
-    from rawkd_mm.utils import CheckpointError, UsageError
+    from rawkd_mm.training import CheckpointError, UsageError
 
     try:
         report = Report(args)

@@ -199,7 +199,7 @@ def check(cfg, args) -> None:
 
 def make_trainings(args) -> list:
     """Describe the trainings that are asked for."""
-    from rawkd_mm.utils import (
+    from rawkd_mm.training import (
         inline_models,
         is_distillation,
         load_config,
@@ -399,7 +399,7 @@ def run(args, trainings: list) -> int:
 def main() -> None:
     args = make_arguments()
     with contextlib.redirect_stdout(sys.stderr):  # which is for the commands of --print
-        from rawkd_mm.utils import UsageError
+        from rawkd_mm.training import UsageError
 
     try:
         trainings = make_trainings(args)

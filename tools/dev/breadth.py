@@ -106,13 +106,13 @@ backward, a step of the optimizer). `tools/dev/breadth.py` writes this page; the
 Nothing here says what a distillation gains.
 
 That every decode head of MMSegmentation either works or is refused with its reason is tested apart from
-this, one by one (`tests/test_distillers/test_auto_features.py`).
+this, one by one (`tests/test_features/test_choosing.py`).
 """
 
 
 def run(package: str, row: tuple) -> tuple[bool, str]:
     """Make a pair and train it for one iteration; gives whether it ran, and a row of the table."""
-    from rawkd_mm.utils import TrialError, UsageError, run_one_iteration
+    from rawkd_mm.training import TrialError, UsageError, run_one_iteration
 
     student, teacher, method, *size = row
     size = size[0] if size else SMALL

@@ -59,8 +59,8 @@ def measure(training: Path, batches: int, cfg_options) -> dict:
     from mmengine.registry import MODELS, init_default_scope
     from mmengine.runner import Runner
 
-    from rawkd_mm.utils import load_config, replace_sync_batchnorm
-    from rawkd_mm.utils.checkpoint_loading import load_checkpoint
+    from rawkd_mm.training import load_config, replace_sync_batchnorm
+    from rawkd_mm.training.checkpoint_loading import load_checkpoint
 
     about = json.loads((training / 'result.json').read_text())['about']
     (config,) = training.glob('*.py')

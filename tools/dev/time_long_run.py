@@ -44,7 +44,7 @@ def main() -> None:
     import torch
     from mmengine.hooks import Hook
 
-    from rawkd_mm.utils import build_runner, load_config
+    from rawkd_mm.training import build_runner, load_config
 
     class Meter(Hook):
         """Takes time and memory of every iteration."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rawkd_mm.utils import inline_models, load_config
+from rawkd_mm.training import inline_models, load_config
 
 ROOT = Path(__file__).resolve().parents[3]
 TOOL = ROOT / 'tools/analysis_tools/collect_results.py'

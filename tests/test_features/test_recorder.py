@@ -8,7 +8,7 @@ from helpers import Watch, build, distill, images, pair, pspnet, samples, total
 from mmrazor.registry import TASK_UTILS
 from torch import nn
 
-from rawkd_mm.distillers import FeatureRecorder, FeatureSource
+from rawkd_mm.features import FeatureRecorder, FeatureSource
 
 
 @pytest.mark.parametrize(

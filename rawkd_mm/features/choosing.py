@@ -8,9 +8,8 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from ..probe import image_channels, without_traces
-from .feature_distiller import dry_run, run_for_features
-from .feature_recorder import FeatureRecorder, FeatureSource
+from .dry_run import dry_run, image_channels, run_for_features, without_traces
+from .recorder import FeatureRecorder, FeatureSource
 
 __all__ = [
     'AutoFeatureError',

@@ -17,16 +17,16 @@ from .config import (
     teacher_config,
     use_resumable_checkpoints,
 )
-from .runner import AverageLossesHook, build_runner, leave_processes, replace_sync_batchnorm
-from .text_config import add_imports, join_imports, name_types, refuse_what_is_no_text
-from .training_data import TrainingImages, class_names, training_images
-from .trial import (
+from .one_iteration import (
     TrialError,
     made_up_batch,
     made_up_images,
     main_head_classes,
     run_one_iteration,
 )
+from .runner import AverageLossesHook, build_runner, leave_processes, replace_sync_batchnorm
+from .text_config import add_imports, join_imports, name_types, refuse_what_is_no_text
+from .training_data import TrainingImages, class_names, training_images
 
 __all__ = [
     'AverageLossesHook',

@@ -50,7 +50,7 @@ def load_config(filename: str, options: dict | None = None) -> Config:
 
     Returns:
         Config: The config. Classes and functions that a new-style config has as types are replaced
-        by their names, see :func:`rawkd_mm.utils.text_config.name_types`.
+        by their names, see :func:`rawkd_mm.training.text_config.name_types`.
 
     Raises:
         UsageError: If a name is none of a published config (names the closest that there are), or

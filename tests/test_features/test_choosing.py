@@ -18,14 +18,14 @@ from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
 
 from rawkd_mm.compat import has_mmcv_ops
-from rawkd_mm.distillers import (
+from rawkd_mm.features import (
     AutoFeatureError,
     FeatureSource,
     find_features,
     match_features,
     measure_feature,
 )
-from rawkd_mm.distillers.auto_features import Feature
+from rawkd_mm.features.choosing import Feature
 
 IMAGE = (3, 64, 64)
 CLASSES = 5

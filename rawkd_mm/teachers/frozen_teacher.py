@@ -18,11 +18,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ..compat import autocast_dtype, channel_swap_and_padding, is_autocast_enabled
-from ..distillers import FeatureRecorder, run_for_features
+from ..features import FeatureRecorder, run_for_features
 from ..registry import MODELS
-from ..utils.checkpoint import CheckpointError, find_weights, load_as_modules_do
-from ..utils.checkpoint_loading import load_checkpoint
-from ..utils.config import resolve_model
+from ..training.checkpoint import CheckpointError, find_weights, load_as_modules_do
+from ..training.checkpoint_loading import load_checkpoint
+from ..training.config import resolve_model
 
 
 def build_teacher(config: dict | BaseModel) -> BaseModel:

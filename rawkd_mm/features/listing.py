@@ -10,10 +10,9 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from ..probe import without_traces
-from .auto_features import Feature, default_shape
-from .feature_distiller import run_for_features
-from .feature_recorder import FeatureSource
+from .choosing import Feature, default_shape
+from .dry_run import run_for_features, without_traces
+from .recorder import FeatureSource
 
 __all__ = ['ListedFeature', 'list_features', 'partners']
 

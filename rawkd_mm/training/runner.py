@@ -234,7 +234,7 @@ def build_runner(cfg: Config) -> Runner:
     Where there is none, the processes talk through gloo and SyncBN layers run as BN; the log says
     so, and the config stays as it is. Otherwise it is MMEngine's Runner, or that of
     ``cfg.runner_type``, but it loads checkpoints as weights only (see
-    :func:`rawkd_mm.utils.checkpoint_loading.weights_only`), refuses an empty dataset, and warns
+    :func:`rawkd_mm.training.checkpoint_loading.weights_only`), refuses an empty dataset, and warns
     where the total batch is not the one that the learning rate is meant for.
 
     Args:
@@ -245,7 +245,7 @@ def build_runner(cfg: Config) -> Runner:
 
     Raises:
         ValueError: If a distillation has parts of MMRazor that do not work with it; says what to use
-            (:mod:`rawkd_mm.utils.mmrazor_parts`).
+            (:mod:`rawkd_mm.training.mmrazor_parts`).
     """
     refuse_mmrazor_parts(cfg)
     runner_class = Runner

@@ -1,13 +1,15 @@
 """Probing a model: running it without leaving a trace, and finding out which images it takes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-__all__ = ['image_channels', 'without_traces']
+from .recorder import FeatureRecorder
+
+__all__ = ['dry_run', 'image_channels', 'run_for_features', 'without_traces']
 
 # Arguments that tell how many channels a layer takes: of convolutions, linear layers, norms.
 _INPUT_CHANNELS = ('in_channels', 'in_features', 'num_features')
@@ -30,6 +32,74 @@ def without_traces(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in training.items():
             module.training = mode
+
+
+def run_for_features(
+    model: nn.Module, inputs: Tensor, data_samples: list | None, sources: Iterable[str]
+) -> None:
+    """Run a model on images without computing losses.
+
+    An auxiliary head of an mmseg segmentor, which only its training runs, runs if a source lies in
+    it, right behind the backbone and the neck.
+
+    Args:
+        model (nn.Module): A model of MMEngine's interface.
+        inputs (Tensor): Images, shape (B, C, H, W).
+        data_samples (list, optional): What belongs to them.
+        sources (Iterable[str]): Paths of the modules whose outputs are wanted.
+    """
+    heads = getattr(model, 'auxiliary_head', None)
+    named = {'auxiliary_head': heads}
+    if isinstance(heads, nn.ModuleList):
+        named = {f'auxiliary_head.{i}': head for i, head in enumerate(heads)}
+    wanted = [h for n, h in named.items() if any(f'{s}.'.startswith(f'{n}.') for s in sources)]
+    if not wanted:
+        model(inputs, data_samples, mode='tensor')
+        return
+
+    def run_heads(module: nn.Module, args: tuple, features: object) -> None:
+        for head in wanted:
+            head(features)
+
+    body = model.neck if getattr(model, 'with_neck', False) else model.backbone
+    handle = body.register_forward_hook(run_heads)
+    try:
+        model(inputs, data_samples, mode='tensor')
+    finally:
+        handle.remove()
+
+
+def dry_run(model: nn.Module, shape: Sequence[int], recorders: Sequence[FeatureRecorder]) -> None:
+    """Let a model produce features from an empty image, in eval mode and without gradient.
+
+    Args:
+        model (nn.Module): A model of MMEngine's interface.
+        shape (Sequence[int]): Channels, height and width of the image.
+        recorders (Sequence[FeatureRecorder]): Hold what the model produced, afterwards.
+
+    Raises:
+        RuntimeError: If the model fails before each recorder has a feature.
+    """
+    inputs = next(model.parameters()).new_zeros((1, *shape))
+
+    def is_complete() -> bool:
+        return all(recorder.data_buffer for recorder in recorders)
+
+    with without_traces(model), ExitStack() as stack:
+        for recorder in recorders:
+            stack.enter_context(recorder)
+        try:
+            run_for_features(model, inputs, None, [recorder.source for recorder in recorders])
+        except Exception as error:
+            # A detector's head may want what an empty image lacks. Nothing is lost by that once
+            # all features are there.
+            if not is_complete():
+                raise RuntimeError(
+                    f'{type(model).__name__} failed on an empty image of shape {tuple(shape)} '
+                    f'before it had produced all features: {error!r}. Set dry_run_shape of the '
+                    'distiller if the model needs another one; a feature must be computed from '
+                    'the image alone (backbone, neck, heads of a segmentor).'
+                ) from error
 
 
 class _FirstLayer(Exception):
