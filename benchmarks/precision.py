@@ -103,20 +103,19 @@ def compare(args, cfg, name: str):
     for loss in [cfg.model.distiller.loss.type] if args.config else LOSSES:
         config = copy.deepcopy(cfg.model)
         config.distiller.loss = dict(type=loss, loss_weight=3.0)
-        torch.manual_seed(0)
-        model = MODELS.build(config)
-        replace_sync_batchnorm(model)
-        if args.student:
-            model.load_state_dict(load_checkpoint(args.student)['state_dict'])
-        data = model.data_preprocessor(copy.deepcopy(batch), training=True)
-        model.train()
-        expected = measure(model, data)
-        exact = copy.deepcopy(model.teacher.state_dict())
+
+        def measure_with(**settings):
+            torch.manual_seed(0)
+            model = MODELS.build({**copy.deepcopy(config), **settings})
+            replace_sync_batchnorm(model)
+            if args.student:
+                model.load_state_dict(load_checkpoint(args.student)['state_dict'])
+            data = model.data_preprocessor(copy.deepcopy(batch), training=True)
+            return measure(model.train(), data)
+
+        expected = measure_with()
         for precision in args.precisions:
-            model.teacher.float()
-            model.teacher.load_state_dict(exact)
-            model._frozen_teacher.set_speed(precision, channels_last=True)
-            found = measure(model, data)
+            found = measure_with(teacher_precision=precision, teacher_channels_last=True)
             angles = [
                 [angle(a, b, start) for a, b in zip(found[0], expected[0])] for start in (1, 2)
             ]
@@ -147,17 +146,8 @@ def measure(model, data) -> tuple:
     import torch
 
     torch.manual_seed(0)  # dropout of the student
-    features = []
-    compute = model.distiller.compute_distill_losses
-
-    def remember(*args):
-        for pair in model.distiller.pairs:
-            features.append(model.distiller._feature('teacher', pair.teacher))
-        return compute(*args)
-
-    model.distiller.compute_distill_losses = remember
     losses = model(**copy.deepcopy(data), mode='loss')
-    model.distiller.compute_distill_losses = compute
+    features = [pair.teacher for pair in model.distiller.last_comparison.pairs.values()]
     loss = sum(value for key, value in losses.items() if key.startswith('distill.'))
     parameters = [p for p in model.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)

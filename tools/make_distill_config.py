@@ -274,7 +274,7 @@ def choose_pairs(args, student, teacher, size) -> tuple[list, list[str]]:
         match_features,
         measure_feature,
     )
-    from rawkd_mm.features.dry_run import image_channels
+    from rawkd_mm.features import image_channels
     from rawkd_mm.training import UsageError
 
     models = dict(student=student, teacher=teacher)
@@ -700,7 +700,7 @@ def print_tables(console, algorithm, pairs, counts, size, notes, warnings) -> No
 def dry_run_shape(student, teacher, pairs, size) -> tuple[int, int, int] | None:
     """Give the distiller another image than its own if that is too small for a model."""
     from rawkd_mm.features import measure_feature
-    from rawkd_mm.features.dry_run import image_channels
+    from rawkd_mm.features import image_channels
 
     channels = image_channels(student)
     try:

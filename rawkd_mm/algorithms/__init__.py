@@ -1,6 +1,6 @@
 """Distillation algorithms, registered in MMRazor's MODELS."""
 
-from ..teachers.frozen_teacher import FrozenTeacher
+from ..teachers import FrozenTeacher
 from .frozen_teacher_distill import FrozenTeacherDistill
 
 __all__ = ['FrozenTeacher', 'FrozenTeacherDistill']

@@ -2,7 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,20 +14,24 @@ from mmrazor.models import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
 from torch import Tensor, nn
 
-from ..distillers import FeatureDistiller, PairFeatures
-from ..features import run_for_features
-from ..features.dry_run import image_channels
-from ..registry import check_type, register_model
-from ..teachers.frozen_teacher import (
-    FrozenTeacher,
-    build_teacher,
-    listing,
-    number_of_classes,
+from ..distillers import Comparison, FeatureDistiller, PairFeatures
+from ..features import (
+    DryRun,
+    FeatureSource,
+    dry_run,
+    image_channels,
+    run_for_features,
 )
+from ..features.mmrazor_adapter import RazorSide
+from ..features.recorder import Recording
+from ..registry import MODELS, check_type, register_model
+from ..teachers import FrozenTeacher, LoadedWeights, TeacherCompute, build_teacher, load_teacher
+from ..teachers.speed import check_settings
+from ..training.build_model import number_of_classes
+from ..training.checkpoint_names import RESERVED, to_algorithm_names, to_student_names
+from ..training.errors import listing
 from ..training.random_numbers import separate_random_numbers
 from .student import build_student
-
-_RESERVED = ('architecture', 'distiller', 'teacher')
 
 
 @register_model
@@ -73,11 +78,19 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             all sizes, of convolutional networks. Defaults to False.
         teacher_trainable (bool): Must be False. Defaults to False.
         teacher_norm_eval (bool): Must be True. Defaults to True.
-        **kwargs: The other arguments of ``SingleTeacherDistill``: student_trainable,
-            calculate_student_loss, init_cfg, module_inplace, teacher_module_inplace; and
-            data_preprocessor, which MMEngine's Runner fills in from the config's top level. It is
-            for a student without one; a student that has its own keeps it, as when it is trained
-            alone.
+        student_trainable (bool): Whether the student learns. Defaults to True.
+        calculate_student_loss (bool): Whether its own losses count. Defaults to True.
+        data_preprocessor (dict | nn.Module, optional): For a student without one; MMEngine's Runner
+            fills it in from the config's top level. A student that has its own keeps it, as when it
+            is trained alone. Defaults to None.
+        init_cfg (dict, optional): As for ``BaseAlgorithm``. Defaults to None.
+        module_inplace (bool): Whether modules of the student may work in place. Defaults to False.
+        teacher_module_inplace (bool): Whether modules of the teacher may. Defaults to False.
+
+    Attributes:
+        frozen_teacher (FrozenTeacher): The teacher with what it needs: its images, its weights, and
+            how far it runs.
+        distillation_stopped (bool): Whether the student learns from its own losses alone.
 
     Raises:
         ValueError: If there are no weights for the teacher or they do not fit, if its images cannot
@@ -103,7 +116,12 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         teacher_compile: bool | dict = False,
         teacher_trainable: bool = False,
         teacher_norm_eval: bool = True,
-        **kwargs: Any,
+        student_trainable: bool = True,
+        calculate_student_loss: bool = True,
+        data_preprocessor: dict | nn.Module | None = None,
+        init_cfg: dict | None = None,
+        module_inplace: bool = False,
+        teacher_module_inplace: bool = False,
     ) -> None:
         if teacher_trainable or not teacher_norm_eval:
             raise ValueError(
@@ -119,65 +137,76 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 'allow_random_teacher=True.'
             )
         self._check_init_student(init_student, teacher_ckpt)
+        check_settings(teacher_precision, teacher_compile)
         check_type(distiller, 'distiller')
+
         # The student draws the random numbers that it draws alone.
-        student = build_student(architecture, kwargs.pop('data_preprocessor', None))
-        if any(parameter.is_meta for parameter in student.parameters()):
-            raise ValueError(
-                'the student was built on the meta device, where tensors have no values: the teacher '
-                'could not be loaded and images not be normalised. Build the distillation on the CPU '
-                'and move it.'
-            )
+        student = _build_own_student(architecture, data_preprocessor)
         with separate_random_numbers():
-            super().__init__(
-                distiller={'_scope_': 'mmrazor', **copy.deepcopy(distiller)},
-                teacher=build_teacher(teacher),
-                # MMRazor's algorithm takes the student's data_preprocessor
-                architecture=student,
-                **kwargs,
+            # MMRazor's constructor would keep the teacher as a submodule and load it laxly.
+            super(SingleTeacherDistill, self).__init__(
+                student, init_cfg=init_cfg, module_inplace=module_inplace
             )
-        clash = [name for name, _ in self.student.named_children() if name in _RESERVED]
-        if clash:
-            raise ValueError(
-                f'the student {type(self.student).__name__} has children named {clash}, which '
-                'checkpoints of a distillation cannot tell from its own'
-            )
-        # No longer a submodule: what a runner does with the modules of a model is not for it.
-        self._frozen_teacher = FrozenTeacher(
-            self._modules.pop('teacher'), self.data_preprocessor, self.distiller
-        )
-        self._warn_of_classes()
-        inherited = _names_below(init_student or (), self.student, self.teacher)
+            teacher_model = build_teacher(teacher)
+            if not teacher_module_inplace:
+                self.set_module_inplace_false(teacher_model, 'self.teacher')
+            self.distiller = MODELS.build({'_scope_': 'mmrazor', **copy.deepcopy(distiller)})
+            student_run, teacher_run = _dry_runs(self.distiller, student, teacher_model)
+
+        self._warn_of_classes(student, teacher_model)
+        inherited = _names_below(init_student or (), student, teacher_model)
+        loaded = LoadedWeights(None, None)
         if teacher_ckpt:
-            # a number of batches is nothing that a checkpoint must have
+            # A checkpoint need not have the number of batches that a norm has seen.
             needed = [n for n in inherited if not n.endswith('num_batches_tracked')]
-            shape = getattr(self.distiller, 'dry_run_shape', None)
-            self._frozen_teacher.load(
-                teacher_ckpt, shape or (image_channels(self.teacher), 64, 64), needed
-            )
-        # the student gets them as they were loaded, whatever the teacher's precision is
-        weights = self.teacher.state_dict()
+            loaded = load_teacher(teacher_model, teacher_ckpt, [*teacher_run.names_in_use, *needed])
+        # The student gets them as they were loaded, whatever the teacher's precision is.
+        weights = teacher_model.state_dict()
         self._inherited = {name: weights[name].clone() for name in inherited}
-        self._frozen_teacher.set_speed(teacher_precision, teacher_channels_last, teacher_compile)
-        self.distiller.student_trainable = self.student_trainable
-        self._register_state_dict_hook(_to_student_names)
+
+        self._student_capture = student_run.capture
+        self._student_razor = RazorSide(self.distiller, 'student')
+        self._teacher_razor = RazorSide(self.distiller, 'teacher')
+        _check_compile(teacher_compile, self._teacher_razor)
+        compute = TeacherCompute(
+            teacher_model,
+            teacher_precision,
+            teacher_channels_last,
+            teacher_compile,
+            sources=teacher_run.capture.modules | self._teacher_razor.modules,
+            kept=self._teacher_razor.parameters,
+        )
+        # No submodule: what a runner does with the modules of a model is not for the teacher.
+        self._frozen_teacher = FrozenTeacher(
+            teacher_model,
+            self.data_preprocessor,
+            teacher_run.capture,
+            compute,
+            self._teacher_razor,
+            *loaded,
+        )
+        self.student_trainable = student_trainable
+        self.calculate_student_loss = calculate_student_loss
+        self.distillation_stopped = False  # MMRazor's StopDistillHook sets it
+        self._register_state_dict_hook(to_student_names)
         self._is_built = True
 
-    def _warn_of_classes(self) -> None:
+    @staticmethod
+    def _warn_of_classes(student: BaseModel, teacher: BaseModel) -> None:
         """Warn if the models tell apart another number of classes; it may be meant."""
-        ours, theirs = number_of_classes(self.student), number_of_classes(self.teacher)
-        if None not in (ours, theirs) and ours != theirs:
+        of_student, of_teacher = number_of_classes(student), number_of_classes(teacher)
+        if None not in (of_student, of_teacher) and of_student != of_teacher:
             print_log(
-                f'The student has {ours} classes and the teacher {theirs}. That does no harm to '
-                'features before the classifiers, if the teacher knows what is in the images; their '
-                'outputs mean different things.',
+                f'The student has {of_student} classes and the teacher {of_teacher}. Features before '
+                'the classifiers can be distilled all the same, if the teacher knows what is in the '
+                'images. The outputs of the two models mean different things.',
                 'current',
                 logging.WARNING,
             )
 
     @property
     def frozen_teacher(self) -> FrozenTeacher:
-        """The teacher with what it needs: its images, its weights, and how far it runs."""
+        """The teacher with what it needs; no submodule of the algorithm."""
         return self._frozen_teacher
 
     @staticmethod
@@ -276,8 +305,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     @property
     def teacher(self) -> BaseModel:
         """The frozen teacher; no submodule of the algorithm."""
-        frozen = self.__dict__.get('_frozen_teacher')
-        return self._modules['teacher'] if frozen is None else frozen.model
+        return self._frozen_teacher.model
 
     def set_module_inplace_false(self, architecture: nn.Module, varstr: str) -> None:
         """Turn off in-place operation in all modules of a model.
@@ -314,24 +342,21 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 f'the batch is empty: images of shape {tuple(batch_inputs.shape)}; check the data '
                 'set and the batch size of train_dataloader'
             )
-        distiller = self.distiller
-        if isinstance(distiller, FeatureDistiller):
-            distiller.forget()  # of the iteration before
+        self.distiller.last_comparison = None
         if self.distillation_stopped:
             return self._keep_connectors(self._student_losses(batch_inputs, data_samples))
         # The message hub has the number of the iteration, in a resumed training too.
         iteration = MessageHub.get_current_instance().get_info('iter', 0)
-        with separate_random_numbers(2 * iteration, batch_inputs.device):
-            self._run_teacher(batch_inputs, data_samples)
-        distiller.set_deliveries_override(True)
-        with distiller.student_recorders, distiller.deliveries:
-            losses = self._student_losses(batch_inputs, data_samples)
-        # MMRazor's own distillers take none
-        given = (data_samples,) if isinstance(distiller, FeatureDistiller) else ()
-        with separate_random_numbers(2 * iteration + 1, batch_inputs.device):
-            losses.update(add_prefix(distiller.compute_distill_losses(*given), 'distill'))
-        # The graph keeps what backward needs; the rest need not wait for the next iteration.
-        self._forget_features()
+        with self._razor_released():
+            with separate_random_numbers(2 * iteration, batch_inputs.device):
+                teacher = self.frozen_teacher.extract_features(batch_inputs, data_samples)
+            with self._recorded_student() as recording:
+                losses = self._student_losses(batch_inputs, data_samples)
+            student = self._student_capture.features(recording, 'student')
+            with separate_random_numbers(2 * iteration + 1, batch_inputs.device):
+                comparison = self._compare(student, teacher, data_samples)
+        losses.update(add_prefix(comparison.losses, 'distill'))
+        self.distiller.last_comparison = comparison.detach()
         return losses
 
     @torch.no_grad()
@@ -355,25 +380,45 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             raise TypeError(
                 f'features are compared by a FeatureDistiller, not by {type(distiller).__name__}'
             )
-        self._run_teacher(batch_inputs, data_samples)
-        with distiller.student_recorders:
-            sources = [pair.student.module for pair in distiller.pairs]
-            run_for_features(self.student, batch_inputs, data_samples, sources)
-        features = {pair.name: distiller.features(pair) for pair in distiller.pairs}
-        self._forget_features()
-        return features
+        with self._razor_released():
+            teacher = self.frozen_teacher.extract_features(batch_inputs, data_samples)
+            with self._recorded_student() as recording:
+                run_for_features(
+                    self.student, batch_inputs, data_samples, self._student_capture.modules
+                )
+            student = self._student_capture.features(recording, 'student')
+        return {
+            pair.name: distiller.align(pair, student[pair.student], teacher[pair.teacher])
+            for pair in distiller.pairs
+        }
 
-    def _run_teacher(
-        self, batch_inputs: Tensor, data_samples: list[BaseDataElement] | None
-    ) -> None:
-        self.distiller.set_deliveries_override(False)
-        with self._frozen_teacher.recording():
-            self._frozen_teacher.extract(batch_inputs, data_samples)
+    def _compare(
+        self,
+        student: dict[FeatureSource, Tensor],
+        teacher: dict[FeatureSource, Tensor],
+        data_samples: list[BaseDataElement] | None,
+    ) -> Comparison:
+        if isinstance(self.distiller, FeatureDistiller):
+            return self.distiller.compare(student, teacher, data_samples, self.student_trainable)
+        return Comparison(self.distiller.compute_distill_losses(), {})  # one of MMRazor's
 
-    def _forget_features(self) -> None:
-        for manager in (self.distiller.teacher_recorders, self.distiller.student_recorders):
-            for recorder in manager.recorders.values():
-                recorder.reset_data_buffer()
+    @contextmanager
+    def _recorded_student(self) -> Iterator[Recording]:
+        """Record the student's features, and what MMRazor's recorders are for."""
+        with (
+            self._student_razor.record(self.student),
+            self._student_capture.record(self.student) as recording,
+        ):
+            yield recording
+
+    @contextmanager
+    def _razor_released(self) -> Iterator[None]:
+        """Empty MMRazor's recorders at the end: backward needs the graph alone."""
+        try:
+            yield
+        finally:
+            self._teacher_razor.clear()
+            self._student_razor.clear()
 
     def _student_losses(
         self, batch_inputs: Tensor, data_samples: list[BaseDataElement] | None
@@ -396,6 +441,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     def train(self, mode: bool = True) -> 'FrozenTeacherDistill':
         """Set the mode of the student and the connectors; the teacher stays in eval mode."""
+        if not mode:
+            self.distiller.last_comparison = None  # a validation needs the memory
         # not MMRazor's, which would also walk through the teacher, and returns None
         return nn.Module.train(self, mode)
 
@@ -410,13 +457,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Understand the student's own names as well as MMRazor's; skip a teacher."""
-        for key in [key for key in state_dict if key.startswith(prefix)]:
-            name = key[len(prefix) :]
-            parent = name.partition('.')[0]
-            if parent == 'teacher':
-                del state_dict[key]
-            elif parent not in _RESERVED:
-                state_dict[f'{prefix}architecture.{name}'] = state_dict.pop(key)
+        to_algorithm_names(state_dict, prefix)
         self._keep_absent_connectors(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
@@ -433,6 +474,52 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 f'{len(kept)} parameters and buffers stay as they are.',
                 'current',
             )
+
+
+def _build_own_student(
+    architecture: BaseModel | dict, data_preprocessor: dict | nn.Module | None
+) -> BaseModel:
+    """Build the student; refuse one that a distillation cannot train or save.
+
+    Raises:
+        ValueError: If it has no values, or a child whose name a checkpoint needs.
+    """
+    student = build_student(architecture, data_preprocessor)
+    if any(parameter.is_meta for parameter in student.parameters()):
+        raise ValueError(
+            'the student was built on the meta device, where tensors have no values: the teacher '
+            'could not be loaded and images not be normalised. Build the distillation on the CPU '
+            'and move it.'
+        )
+    clash = [name for name, _ in student.named_children() if name in RESERVED]
+    if clash:
+        raise ValueError(
+            f'the student {type(student).__name__} has children named {clash}, which '
+            'checkpoints of a distillation cannot tell from its own'
+        )
+    return student
+
+
+def _dry_runs(
+    distiller: nn.Module, student: BaseModel, teacher: BaseModel
+) -> tuple[DryRun, DryRun]:
+    """Run each model once; let the distiller build what depends on the shapes of features."""
+    if isinstance(distiller, FeatureDistiller):
+        return distiller.prepare(student, teacher)
+    # one of MMRazor's
+    distiller.prepare_from_student(student)
+    distiller.prepare_from_teacher(teacher)
+    shape = (image_channels(teacher), 64, 64)
+    return DryRun(), dry_run(teacher, shape, [], 'teacher', RazorSide(distiller, 'teacher'))
+
+
+def _check_compile(graphs: bool | dict, razor: RazorSide) -> None:
+    if graphs is not False and razor.needs_whole_forward:
+        raise ValueError(
+            'teacher_compile needs recorders of the outputs or inputs of modules: what methods '
+            'and functions return cannot be recorded from within a graph. Record modules, or '
+            'set teacher_compile=False.'
+        )
 
 
 def _names_below(paths: Sequence[str], student: nn.Module, teacher: nn.Module) -> list[str]:
@@ -463,18 +550,3 @@ def _names_below(paths: Sequence[str], student: nn.Module, teacher: nn.Module) -
             'that the two models do not share.'
         )
     return list(dict.fromkeys(names))
-
-
-def _to_student_names(
-    module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict
-) -> None:
-    """Move 'architecture.backbone...' to 'backbone...', in place, the student first."""
-    theirs = f'{prefix}architecture.'
-    for key in [key for key in state_dict if key.startswith(theirs)]:
-        state_dict[prefix + key[len(theirs) :]] = state_dict.pop(key)
-    for key in [key for key in state_dict if key.startswith(f'{prefix}distiller.')]:
-        state_dict[key] = state_dict.pop(key)
-    metadata = getattr(state_dict, '_metadata', {})
-    metadata.pop(f'{prefix}architecture', None)
-    for key in [key for key in metadata if key.startswith(theirs)]:
-        metadata[prefix + key[len(theirs) :]] = metadata.pop(key)

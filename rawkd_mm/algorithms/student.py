@@ -8,7 +8,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from ..teachers.frozen_teacher import build_model
+from ..training.build_model import build_model
 from ..training.config import resolve_model
 
 

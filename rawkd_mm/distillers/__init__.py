@@ -1,5 +1,7 @@
 """Distillers, registered in MMRazor's MODELS: pairs of features become losses."""
 
-from .feature_distiller import FeatureDistiller, FeaturePair, PairFeatures
+from .comparison import Comparison, PairFeatures
+from .feature_distiller import FeatureDistiller
+from .pairs import FeaturePair
 
-__all__ = ['FeatureDistiller', 'FeaturePair', 'PairFeatures']
+__all__ = ['Comparison', 'FeatureDistiller', 'FeaturePair', 'PairFeatures']

@@ -8,16 +8,22 @@ from .choosing import (
     match_features,
     measure_feature,
 )
-from .dry_run import image_channels, run_for_features, without_traces
+from .dry_run import DryRun, dry_run, run_for_features, run_to_last_feature
 from .listing import ListedFeature, list_features, partners
-from .recorder import FeatureRecorder, FeatureSource
+from .mmrazor_adapter import FeatureRecorder
+from .probe import image_channels, without_traces
+from .recorder import FeatureCapture
+from .source import FeatureSource
 
 __all__ = [
     'AutoFeatureError',
+    'DryRun',
     'Feature',
+    'FeatureCapture',
     'FeatureRecorder',
     'FeatureSource',
     'ListedFeature',
+    'dry_run',
     'find_classifier',
     'find_features',
     'image_channels',
@@ -26,5 +32,6 @@ __all__ = [
     'measure_feature',
     'partners',
     'run_for_features',
+    'run_to_last_feature',
     'without_traces',
 ]

@@ -8,8 +8,9 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from .dry_run import dry_run, image_channels, run_for_features, without_traces
-from .recorder import FeatureRecorder, FeatureSource
+from .dry_run import dry_run, run_for_features
+from .probe import image_channels, without_traces
+from .source import FeatureSource
 
 __all__ = [
     'AutoFeatureError',
@@ -80,14 +81,10 @@ def measure_feature(model: BaseModel, text: str, shape: Sequence[int] | None = N
     """
     shape = shape or default_shape(model)
     source = FeatureSource.parse(text)
-    recorder = FeatureRecorder(source.module, source.is_input)
-    recorder.initialize(model)
-    dry_run(model, shape, [recorder])
-    recorder.clone_if_overwritten()
     try:
-        tensor = recorder.get_record_data(data_idx=source.index)
+        tensor = dry_run(model, shape, [source], type(model).__name__).features[source]
     except (IndexError, TypeError) as error:
-        raise ValueError(f'{type(model).__name__}: {error}') from error
+        raise ValueError(str(error)) from error
     if tensor.dim() != 4:
         raise ValueError(
             f'{text!r} of {type(model).__name__} has the shape {tuple(tensor.shape)}; a feature '
@@ -288,13 +285,23 @@ def _no_classifier(head: str, role: str) -> AutoFeatureError:
 
 
 def _levels_of_neck(model: BaseModel, role: str, shape: Sequence[int]) -> list[Feature]:
-    recorder = FeatureRecorder('neck')
-    recorder.initialize(model)
-    dry_run(model, shape, [recorder])
-    output = recorder.data_buffer[0]
+    given: list = []
+    handle = model.neck.register_forward_hook(lambda module, args, output: given.append(output))
+    try:
+        with without_traces(model):
+            run_for_features(model, next(model.parameters()).new_zeros((1, *shape)), None, [])
+    except Exception as error:
+        # A head behind the neck may want what an empty image lacks.
+        if not given:
+            raise RuntimeError(
+                f'{type(model).__name__} failed on an empty image of shape {tuple(shape)} before '
+                f'its neck gave features: {error!r}'
+            ) from error
+    finally:
+        handle.remove()
+    output = given[0]
     is_tuple = isinstance(output, (list, tuple))
     levels = list(output) if is_tuple else [output]
-    recorder.reset_data_buffer()
     if not all(isinstance(level, Tensor) and level.dim() == 4 for level in levels):
         raise AutoFeatureError(
             f'the neck of the {role} {type(model).__name__} gives something else than feature maps '

@@ -1,37 +1,20 @@
-"""Probing a model: running it without leaving a trace, and finding out which images it takes."""
+"""Running a model for its features: in a dry run, and as far as the last of them."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, nullcontext
+from functools import partial
+from typing import Any, NamedTuple
 
-import torch
-from mmengine.model import BaseModel
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
-from .recorder import FeatureRecorder
+from .mmrazor_adapter import RazorSide
+from .probe import without_traces
+from .recorder import FeatureCapture
+from .source import FeatureSource
 
-__all__ = ['dry_run', 'image_channels', 'run_for_features', 'without_traces']
-
-# Arguments that tell how many channels a layer takes: of convolutions, linear layers, norms.
-_INPUT_CHANNELS = ('in_channels', 'in_features', 'num_features')
-# Height and width of the image; windows and patches of the usual sizes divide it.
-_SIZE = 64
-
-
-@contextmanager
-def without_traces(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradient, and everything as it was afterwards: modes and random state.
-
-    Args:
-        model (nn.Module): What is run meanwhile.
-    """
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+__all__ = ['DryRun', 'dry_run', 'run_for_features', 'run_to_last_feature']
 
 
 def run_for_features(
@@ -69,108 +52,201 @@ def run_for_features(
         handle.remove()
 
 
-def dry_run(model: nn.Module, shape: Sequence[int], recorders: Sequence[FeatureRecorder]) -> None:
-    """Let a model produce features from an empty image, in eval mode and without gradient.
+class _FeaturesComplete(Exception):
+    """Ends a forward: all features that it was for are recorded."""
+
+
+def run_to_last_feature(
+    model: nn.Module,
+    inputs: Tensor,
+    data_samples: list | None,
+    capture: FeatureCapture,
+    razor: RazorSide | None = None,
+) -> dict[FeatureSource, Tensor]:
+    """Run a model as far as the last feature that is wanted.
+
+    What lies behind it (a classifier, auxiliary heads, boxes) would cost time and serve nothing. A
+    forward cannot be left in another way: a hook raises an exception that is caught here.
 
     Args:
         model (nn.Module): A model of MMEngine's interface.
-        shape (Sequence[int]): Channels, height and width of the image.
-        recorders (Sequence[FeatureRecorder]): Hold what the model produced, afterwards.
-
-    Raises:
-        RuntimeError: If the model fails before each recorder has a feature.
-    """
-    inputs = next(model.parameters()).new_zeros((1, *shape))
-
-    def is_complete() -> bool:
-        return all(recorder.data_buffer for recorder in recorders)
-
-    with without_traces(model), ExitStack() as stack:
-        for recorder in recorders:
-            stack.enter_context(recorder)
-        try:
-            run_for_features(model, inputs, None, [recorder.source for recorder in recorders])
-        except Exception as error:
-            # A detector's head may want what an empty image lacks. Nothing is lost by that once
-            # all features are there.
-            if not is_complete():
-                raise RuntimeError(
-                    f'{type(model).__name__} failed on an empty image of shape {tuple(shape)} '
-                    f'before it had produced all features: {error!r}. Set dry_run_shape of the '
-                    'distiller if the model needs another one; a feature must be computed from '
-                    'the image alone (backbone, neck, heads of a segmentor).'
-                ) from error
-
-
-class _FirstLayer(Exception):
-    """Ends the forward at the first layer that has weights."""
-
-    def __init__(self, takes: int, gets: int) -> None:
-        super().__init__()
-        self.takes, self.gets = takes, gets
-
-
-def _stop(module: nn.Module, args: tuple) -> None:
-    takes = next(getattr(module, name, None) for name in _INPUT_CHANNELS if hasattr(module, name))
-    image = args[0] if args else None
-    if not isinstance(takes, int) or not isinstance(image, Tensor) or image.dim() < 3:
-        return
-    # A linear layer or LayerNorm takes channels last: patches in a sequence.
-    gets = image.shape[-1 if isinstance(module, nn.Linear) else 1]
-    raise _FirstLayer(takes, gets)
-
-
-def image_channels(model: BaseModel) -> int:
-    """Find out how many channels the images have that a model takes.
-
-    The model runs on an image of zeros as far as its first layer with weights (a convolution, a patch
-    embedding), which tells how many channels it takes. The ``data_preprocessor`` cannot tell: one
-    mean serves any number of channels. What comes before that layer counts: four neighbours stacked
-    (YOLOX), say, are four times as many channels as the image has.
-
-    Args:
-        model (BaseModel): A model of MMEngine's interface; stays as it is.
+        inputs (Tensor): Images, shape (B, C, H, W).
+        data_samples (list, optional): What belongs to them.
+        capture (FeatureCapture): The features.
+        razor (RazorSide, optional): MMRazor's recorders of this model, which record beside. They must
+            record modules.
 
     Returns:
-        int: The number of channels. If no such layer runs on the image, that of the
-        data_preprocessor's means; 3 where there is one mean or none.
+        dict[FeatureSource, Tensor]: The features.
 
-    Example:
-        >>> from torch import nn
-        >>> from mmengine.model import BaseModel
-        >>> class Net(BaseModel):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.stem = nn.Conv2d(4, 8, 3)
-        ...     def forward(self, inputs, data_samples=None, mode='tensor'):
-        ...         return self.stem(inputs)
-        >>> image_channels(Net())
-        4
+    Raises:
+        RuntimeError: If a feature was not produced, or overwritten.
     """
-    means = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
-    assumed = len(means) if means is not None and len(means) > 1 else 3
-    found = _run_to_first_layer(model, assumed)
-    if found is None or assumed * found.takes % found.gets:
-        return assumed
-    return assumed * found.takes // found.gets
+    modules = capture.modules | (razor.modules if razor else set())
+    with capture.record(model) as recording, ExitStack() as hooks:
+
+        def stop(*_: object) -> None:
+            if recording.is_complete and (razor is None or razor.is_complete):
+                raise _FeaturesComplete
+
+        for path in modules:
+            hooks.callback(model.get_submodule(path).register_forward_hook(stop).remove)
+        try:
+            run_for_features(model, inputs, data_samples, modules)
+        except _FeaturesComplete:
+            pass
+        return capture.features(recording, 'teacher')
 
 
-def _run_to_first_layer(model: BaseModel, channels: int) -> _FirstLayer | None:
-    image = next(model.parameters()).new_zeros((1, channels, _SIZE, _SIZE))
-    # the images first: a forward may begin with something else, a text for example
-    ways = [lambda: model(image, None, mode='tensor')]
-    if hasattr(model, 'extract_feat'):
-        ways.insert(0, lambda: model.extract_feat(image))
-    with without_traces(model), ExitStack() as stack:
-        for module in model.modules():
-            if any(hasattr(module, name) for name in _INPUT_CHANNELS):
-                if next(module.parameters(recurse=False), None) is not None:
-                    stack.callback(module.register_forward_pre_hook(_stop).remove)
-        for run in ways:
+class DryRun(NamedTuple):
+    """What a model gave for an empty image.
+
+    Attributes:
+        features (dict[FeatureSource, Tensor]): The features; their shapes count, not their values.
+        capture (FeatureCapture): How to record them in a training.
+        names_in_use (list[str]): Names in ``model.state_dict()`` of what the features depend on:
+            parameters and buffers of every module that ran before the last feature, all below a
+            module that ran to its end, and whatever else a function was given.
+    """
+
+    features: dict[FeatureSource, Tensor] = {}
+    capture: FeatureCapture = FeatureCapture()
+    names_in_use: list[str] = []
+
+
+def dry_run(
+    model: nn.Module,
+    shape: Sequence[int],
+    sources: Iterable[FeatureSource],
+    role: str,
+    razor: RazorSide | None = None,
+) -> DryRun:
+    """Let a model produce features from an empty image, in eval mode and without gradient.
+
+    Args:
+        model (nn.Module): A model of MMEngine's interface; stays as it is.
+        shape (Sequence[int]): Channels, height and width of the image.
+        sources (Iterable[FeatureSource]): The features.
+        role (str): 'student' or 'teacher', for errors.
+        razor (RazorSide, optional): MMRazor's recorders of this model, which count for
+            ``names_in_use``.
+
+    Returns:
+        DryRun: The features, how to record them, and what they depend on.
+
+    Raises:
+        ValueError: If the model has no such module.
+        RuntimeError: If the model fails before every feature is there, or a module produces none or
+            several.
+    """
+    capture = FeatureCapture(tuple(dict.fromkeys(sources)))
+    is_whole = razor is not None and razor.needs_whole_forward
+    if is_whole or (razor is not None and not razor.recorders):
+        razor = None
+    inputs = next(model.parameters()).new_zeros((1, *shape))
+    with without_traces(model), capture.record(model) as recording:
+        modules = capture.modules | (razor.modules if razor else set())
+
+        def is_complete() -> bool:
+            return recording.is_complete and (razor is None or razor.is_complete)
+
+        with (
+            nullcontext() if razor is None else razor.record(model),
+            _Usage(model, modules, is_complete) as usage,
+        ):
             try:
-                run()
-            except _FirstLayer as found:
-                return found
-            except Exception:  # noqa: S112 (it wants more than an image, which the next may not)
-                continue
-    return None
+                run_for_features(model, inputs, None, modules)
+            except Exception as error:
+                # A detector's head may want what an empty image lacks. Nothing is lost by that once
+                # all features are there.
+                if not recording.is_complete:
+                    raise RuntimeError(
+                        f'{type(model).__name__} failed on an empty image of shape {tuple(shape)} '
+                        f'before it had produced all features: {error!r}. Set dry_run_shape of the '
+                        'distiller if the model needs another one; a feature must be computed from '
+                        'the image alone (backbone, neck, heads of a segmentor).'
+                    ) from error
+        copied = recording.overwritten
+        recording.accept_overwriting()
+        features = capture.features(recording, role)
+        names = usage.names
+    if is_whole:
+        names = [n for n in model.state_dict() if not n.endswith('num_batches_tracked')]
+    return DryRun(features, capture._replace(copied=copied), names)
+
+
+class _Usage(TorchFunctionMode):
+    """Finds the parameters and buffers that a forward uses until its features are complete.
+
+    Args:
+        model (nn.Module): The model.
+        modules (set[str]): Paths of the modules that give the features.
+        is_complete (Callable[[], bool]): Whether all features are there.
+    """
+
+    # what asks for a property of a tensor does not use its values
+    _ASKING = {
+        getattr(Tensor, name).__get__
+        for name in ('shape', 'device', 'dtype', 'ndim', 'layout', 'requires_grad', 'is_cuda')
+    }
+
+    def __init__(
+        self, model: nn.Module, modules: set[str], is_complete: Callable[[], bool]
+    ) -> None:
+        super().__init__()
+        self._tensors = model.state_dict(keep_vars=True)
+        self._used: set[int] = set()
+        self._begun: set[str] = set()
+        self._ended = set(modules)
+        self._is_over = False
+        self._is_complete = is_complete
+        self._model = model
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> '_Usage':
+        for name, module in self._model.named_modules():
+            for handle in (
+                module.register_forward_pre_hook(partial(self._begin, name)),
+                module.register_forward_hook(partial(self._end, name)),
+            ):
+                self._hooks.callback(handle.remove)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._hooks.close()
+
+    def _begin(self, name: str, module: nn.Module, args: tuple) -> None:
+        if not self._is_over:
+            self._begun.add(name)
+
+    def _end(self, name: str, module: nn.Module, args: tuple, output: Any) -> None:
+        # A training's forward ends behind the module that completes the features.
+        if not self._is_over:
+            self._ended.add(name)
+            self._is_over = self._is_complete()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if not self._is_over and func not in self._ASKING:
+            leaves = tree_leaves((args, kwargs))
+            self._used.update(id(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+        return func(*args, **kwargs)
+
+    @property
+    def names(self) -> list[str]:
+        """Names in ``model.state_dict()``, but for the numbers of batches."""
+
+        def is_in_use(name: str) -> bool:
+            parts = name.split('.')[:-1]
+            above = {'.'.join(parts[:i]) for i in range(len(parts) + 1)}
+            module = '.'.join(parts)
+            return (
+                module in self._begun
+                or bool(above & self._ended)
+                or id(self._tensors[name]) in self._used
+            )
+
+        names = [name for name in self._tensors if not name.endswith('num_batches_tracked')]
+        return [name for name in names if is_in_use(name)]

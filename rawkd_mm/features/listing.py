@@ -11,8 +11,9 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from .choosing import Feature, default_shape
-from .dry_run import run_for_features, without_traces
-from .recorder import FeatureSource
+from .dry_run import run_for_features
+from .probe import without_traces
+from .source import FeatureSource
 
 __all__ = ['ListedFeature', 'list_features', 'partners']
 

@@ -1,12 +1,23 @@
-"""MMRazor's configurable distiller, with maps that every loss and connector can take."""
+"""Everything that knows MMRazor's recorders, deliveries and mappings.
 
+A config may have them beside pairs of features, or instead of pairs. MMRazor keeps what they record in
+buffers of their own; the rest of this package passes features as values.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from mmrazor.models import ConfigurableDistiller as _ConfigurableDistiller
+from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder, ParameterRecorder
+from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ..registry import MODELS
+from ..registry import MODELS, register_task_util
+from .recorder import FeatureCapture, ModuleRecord, Recording, find_module
+
+__all__ = ['ConfigurableDistiller', 'FeatureRecorder', 'PairsRecorder', 'RazorSide', 'for_module']
 
 
 def for_module(module: nn.Module, value: Any) -> Any:
@@ -77,3 +88,260 @@ class ConfigurableDistiller(_ConfigurableDistiller):
                 **{key: for_module(loss, self.get_record(**m)) for key, m in mappings.items()}
             )
         return losses
+
+
+@register_task_util
+class FeatureRecorder(ModuleOutputsRecorder):
+    """MMRazor's ``ModuleOutputsRecorder`` for one feature of one forward.
+
+    It stops the run where the original goes on or fails without a hint: the module does not exist,
+    ran not at all or more than once, or its output was overwritten in place after it was recorded
+    (``out += identity`` behind a ResNet block's last norm, say). In a recorder config its type is
+    ``'Feature'``.
+
+    Args:
+        source (str): Path of the module in ``model.named_modules()``.
+        is_input (bool): Record the module's first positional argument instead of its output.
+            Defaults to False.
+    """
+
+    def __init__(self, source: str, is_input: bool = False) -> None:
+        super().__init__(source)
+        self.is_input = is_input
+        self._record = ModuleRecord(source, is_input)
+        self._model: nn.Module | None = None
+        self._hooked: nn.Module | None = None
+
+    @property
+    def data_buffer(self) -> list:
+        """What was recorded, an entry for each call of the module."""
+        return self._record.outputs
+
+    def prepare_from_model(self, model: nn.Module | None = None) -> None:
+        """Hook the module.
+
+        Raises:
+            ValueError: If the model has no such module; names the closest that it has.
+        """
+        find_module(model, self.source)
+        self._model = model
+        self._hooked = None
+        self._hook()
+
+    def _hook(self) -> None:
+        module = self._model.get_submodule(self.source)
+        # A runner may have put another module in its place, BN for SyncBN or the other way round.
+        if module is not self._hooked:
+            if self.is_input:
+                module.register_forward_pre_hook(self._forward_pre_hook)
+            else:
+                module.register_forward_hook(self.forward_hook)
+            self._hooked = module
+
+    def __enter__(self) -> None:
+        """Start recording."""
+        super().__enter__()
+        self._hook()
+
+    def _forward_pre_hook(self, module: nn.Module, inputs: tuple) -> None:
+        # before it runs: it may work in place
+        self.forward_hook(module, inputs, inputs[0] if inputs else None)
+
+    def forward_hook(self, module: nn.Module, inputs: tuple, outputs: Any) -> None:
+        """Record the output."""
+        if self.recording:
+            self._record.append(outputs)
+
+    def reset_data_buffer(self) -> None:
+        """Forget what was recorded."""
+        self._record.clear()
+
+    def convert(self, function: Callable[[Any], Any]) -> None:
+        """Replace what was recorded, unless it was overwritten: :meth:`get_record_data` says so.
+
+        Args:
+            function (Callable): Takes and gives a recorded output.
+        """
+        if not self._record.is_overwritten:
+            self._record.outputs[:] = [function(output) for output in self._record.outputs]
+            self._record.accept_overwriting()
+
+    def get_record_data(self, record_idx: int = 0, data_idx: int | None = None) -> Tensor:
+        """Give what the module produced in the last forward.
+
+        Args:
+            record_idx (int): Must be 0, there is one record.
+            data_idx (int, optional): Index into the output if that is a tuple or list.
+
+        Returns:
+            Tensor: The feature.
+
+        Raises:
+            RuntimeError: If the module ran not at all, more than once, or its output was
+                overwritten since.
+            TypeError: If an index is missing, or given for an output that has none.
+            IndexError: If an index is out of range.
+        """
+        feature = self._record.feature
+        if record_idx != 0 and len(self.data_buffer) == 1:
+            raise IndexError(
+                f'{self.source!r} has one record, record_idx must be 0, got {record_idx}'
+            )
+        return feature(self._model, data_idx)
+
+
+class PairsRecorder(BaseRecorder):
+    """Records a model's features of pairs for an algorithm of MMRazor's.
+
+    Such an algorithm enters the recorders of its distiller around each forward and asks for losses
+    without arguments.
+
+    Args:
+        role (str): 'student' or 'teacher', for errors.
+        capture (FeatureCapture): The features. Defaults to none.
+
+    Attributes:
+        model (nn.Module | None): The model that is recorded.
+    """
+
+    def __init__(self, role: str, capture: FeatureCapture | None = None) -> None:
+        super().__init__('pairs')
+        self.capture = capture or FeatureCapture()
+        self.model: nn.Module | None = None
+        self._role = role
+        self._context: Any = None
+        self._recording: Recording | None = None
+
+    def prepare_from_model(self, model: nn.Module | None = None) -> None:
+        """Remember the model whose features are recorded."""
+        self.model = model
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self._context = self.capture.record(self.model)
+        self._recording = self._context.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._context.__exit__(*error)
+        self._context = None
+
+    def reset_data_buffer(self) -> None:
+        """Forget the features."""
+        super().reset_data_buffer()
+        self._recording = None
+
+    @property
+    def features(self) -> dict:
+        """The features of the last forward; see :meth:`FeatureCapture.features`."""
+        return self.capture.features(self._recording, self._role)
+
+
+class RazorSide:
+    """What MMRazor's recorders and deliveries do with one of the two models of a distillation.
+
+    Args:
+        distiller (ConfigurableDistiller): MMRazor's or one that derives from it.
+        role (str): 'student' or 'teacher'.
+    """
+
+    def __init__(self, distiller: _ConfigurableDistiller, role: str) -> None:
+        self._distiller = distiller
+        self._role = role
+
+    @property
+    def _manager(self) -> Any:
+        is_student = self._role == 'student'
+        return (
+            self._distiller.student_recorders if is_student else self._distiller.teacher_recorders
+        )
+
+    @property
+    def recorders(self) -> list[BaseRecorder]:
+        """The recorders of the model, but for those of its parameters."""
+        recorders = self._manager.recorders.values()
+        return [r for r in recorders if not isinstance(r, ParameterRecorder)]
+
+    @property
+    def modules(self) -> set[str]:
+        """Paths of the modules that are recorded."""
+        return {r.source for r in self.recorders if isinstance(r, ModuleOutputsRecorder)}
+
+    @property
+    def parameters(self) -> set[str]:
+        """Names of the parameters that are recorded."""
+        recorders = self._manager.recorders.values()
+        return {r.source for r in recorders if isinstance(r, ParameterRecorder)}
+
+    @property
+    def needs_whole_forward(self) -> bool:
+        """Whether something else than modules is recorded or delivered: its end is not known."""
+        return bool(self._distiller.deliveries.deliveries) or not all(
+            isinstance(r, ModuleOutputsRecorder) for r in self.recorders
+        )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every recorder has as many records as the mappings of the losses ask for."""
+        return all(
+            len(recorder.data_buffer) >= self._records_needed(name)
+            for name, recorder in self._manager.recorders.items()
+        )
+
+    def _records_needed(self, name: str) -> int:
+        """How often a recorder has to record: more than once if a mapping asks for a later one."""
+        indices = [
+            record.get('record_idx', 0)
+            for mapping in self._distiller.loss_forward_mappings.values()
+            for record in mapping.values()
+            if record.get('from_student', True) == (self._role == 'student')
+            and record.get('recorder') == name
+        ]
+        return 1 + max(indices, default=0)
+
+    @contextmanager
+    def record(self, model: nn.Module, is_borrowed: bool = False) -> Iterator[None]:
+        """Record, and let deliveries take from the teacher and give to the student.
+
+        Args:
+            model (nn.Module): The model that runs in the context.
+            is_borrowed (bool): Whether the model belongs to another algorithm, of which this one is a
+                copy. The recorders of a copy hook the shared model for the context alone: else each
+                copy would leave hooks behind, and these would keep the copy alive.
+        """
+        self._distiller.set_deliveries_override(self._role == 'student')
+        with _hooks_removed(model) if is_borrowed else nullcontext():
+            if is_borrowed:
+                self._manager.initialize(model)
+            with self._manager, self._distiller.deliveries:
+                yield
+
+    def convert(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Replace each recorded tensor by what a function makes of it."""
+
+        def convert(record: Any) -> Any:
+            return tree_map_only(Tensor, function, record)
+
+        for recorder in self.recorders:
+            if isinstance(recorder, FeatureRecorder):
+                recorder.convert(convert)
+            else:
+                recorder.data_buffer[:] = [convert(record) for record in recorder.data_buffer]
+
+    def clear(self) -> None:
+        """Forget what was recorded."""
+        for recorder in self._manager.recorders.values():
+            recorder.reset_data_buffer()
+
+
+@contextmanager
+def _hooks_removed(model: nn.Module) -> Iterator[None]:
+    """Remove the forward hooks that modules get within the context."""
+    tables = [t for m in model.modules() for t in (m._forward_hooks, m._forward_pre_hooks)]
+    before = [set(table) for table in tables]
+    try:
+        yield
+    finally:
+        for table, keys in zip(tables, before):
+            for key in set(table) - keys:
+                del table[key]

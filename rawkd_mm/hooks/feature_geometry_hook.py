@@ -6,6 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from .. import functional
 from ..distillers import FeatureDistiller
 from ..registry import HOOKS
 
@@ -61,13 +62,6 @@ class FeatureGeometryHook(Hook):
         """Check that there is something to record."""
         self._distiller(runner)
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
-    ) -> None:
-        """Ask the distiller to record in this iteration if it is due."""
-        due = (runner.iter + 1) % self.interval == 0 or runner.iter == 0
-        self._distiller(runner).record_geometry = due
-
     def after_train_iter(
         self,
         runner: Runner,
@@ -75,17 +69,22 @@ class FeatureGeometryHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """Average what was recorded and hand it to the visualizer."""
-        distiller = self._distiller(runner)
-        if not (distiller.record_geometry and distiller.geometry):
+        """Decompose what was compared, average it and hand it to the visualizer."""
+        is_due = (runner.iter + 1) % self.interval == 0 or runner.iter == 0
+        comparison = self._distiller(runner).last_comparison
+        if not is_due or comparison is None or not comparison.pairs:
             return
+        geometries = {
+            pair: functional.decompose(features.aligned, features.teacher)
+            for pair, features in comparison.pairs.items()
+        }
         names = [
             f'geometry/{pair}/{_LOG_NAMES[field]}'
-            for pair, geometry in distiller.geometry.items()
+            for pair, geometry in geometries.items()
             for field in geometry._fields
         ]
         values = torch.stack(
-            [value.float().mean() for geometry in distiller.geometry.values() for value in geometry]
+            [value.float().mean() for geometry in geometries.values() for value in geometry]
         )
         all_reduce(values, op='mean')
         # into the same JSON log as the LoggerHook's entries, beside vis_data/scalars.json
@@ -94,4 +93,3 @@ class FeatureGeometryHook(Hook):
             step=runner.iter + 1,
             file_path=f'{runner.timestamp}.json',
         )
-        distiller.geometry = {}

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..registry import HOOKS
-from ..teachers.frozen_teacher import number_of_classes
+from ..training.build_model import number_of_classes
 
 
 class LabelRange(NamedTuple):

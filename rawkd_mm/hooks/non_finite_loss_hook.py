@@ -128,9 +128,10 @@ def _describe(runner: Runner, losses: dict[str, Tensor]) -> _Finding:
     lines = [f'{k} is {values[k]}' for k in bad] or ['the total is not, though each of them is']
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     distiller = getattr(model, 'distiller', None)
-    compared = distiller.compared if isinstance(distiller, FeatureDistiller) else {}
+    comparison = distiller.last_comparison if isinstance(distiller, FeatureDistiller) else None
+    pairs = comparison.pairs if comparison else {}
     in_features = False
-    for name, features in compared.items():
+    for name, (_, *features) in pairs.items():
         counts = [int((~feature.isfinite()).sum()) for feature in features]
         whose = [
             f"{count} of {feature.numel()} values of the {role}'s feature are NaN or infinite"

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Subset
 
 from ..algorithms import FrozenTeacherDistill
 from ..registry import HOOKS
-from ..teachers.frozen_teacher import listing, number_of_classes
+from ..training.build_model import number_of_classes
+from ..training.errors import listing
 
 _ADVICE = (
     "Check that teacher_ckpt belongs to the teacher's config and dataset, and its data_preprocessor "
@@ -90,7 +91,7 @@ class TeacherSanityHook(Hook):
             )
         if runner.iter > 0:
             return
-        if model.frozen_teacher.random is None:
+        if model.frozen_teacher.absent is None:
             print_log(
                 'TeacherSanityHook: no checkpoint was loaded into the teacher '
                 '(allow_random_teacher=True), it is not evaluated.',
@@ -184,7 +185,7 @@ def check_evaluation(
     """
     teacher = model.frozen_teacher
     # only the training of a segmentor runs its auxiliary heads
-    random = [n for n in teacher.random or () if not n.startswith('auxiliary_head.')]
+    random = [n for n in teacher.absent or () if not n.startswith('auxiliary_head.')]
     if random:
         raise WrongTeacherError(
             f'{who}: {len(random)} parameters of the teacher {type(model.teacher).__name__} were not '

@@ -3,12 +3,13 @@
 from collections import OrderedDict
 from typing import NamedTuple
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
+
+from .checkpoint_names import name_in_checkpoint, student_weights
 
 __all__ = [
     'CheckpointError',
@@ -160,10 +161,6 @@ def load_as_modules_do(model: nn.Module, weights: dict[str, Tensor]) -> Loaded:
     return Loaded(found, set(missing), errors)
 
 
-# What a checkpoint of a distillation has beyond the student.
-_BEYOND_STUDENT = ('distiller.', 'teacher.')
-
-
 class RequireAllWeightsHook(Hook):
     """Stops a run whose checkpoint does not fill the model.
 
@@ -207,11 +204,11 @@ def load_all_weights(model: nn.Module, checkpoint: dict) -> dict[str, Tensor]:
     """
     given, _ = find_weights(checkpoint, 'the checkpoint')
     expected = model.state_dict()
-    weights = _student_weights(given, expected)
+    weights = student_weights(given, expected)
     found, lacking, errors = load_as_modules_do(model, weights)
     # The modules of a distillation have a prefix that its state dict leaves out.
-    found = {_name_in(expected, name): value for name, value in found.items()}
-    lacking = {_name_in(expected, name) for name in lacking}
+    found = {name_in_checkpoint(expected, name): value for name, value in found.items()}
+    lacking = {name_in_checkpoint(expected, name) for name in lacking}
     errors += [
         f'{name}: {tuple(value.shape)}, the model has {tuple(expected[name].shape)}'
         for name, value in found.items()
@@ -231,31 +228,7 @@ def load_all_weights(model: nn.Module, checkpoint: dict) -> dict[str, Tensor]:
     return result
 
 
-def _name_in(state_dict: dict[str, Tensor], name: str) -> str:
-    """Give the name that a state dict has for what a module calls by another one."""
-    return name if name in state_dict else name.removeprefix('architecture.')
-
-
 def _bare_model(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
-
-
-def _student_weights(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Reduce a state dict to a student's entries under the student's own names."""
-    # the versions of the modules, by which modules know that one may have saved other names
-    versions = getattr(weights, '_metadata', None) or {}
-    weights = {k: v for k, v in weights.items() if isinstance(v, torch.Tensor)}
-    for prefix in ('module.', 'architecture.'):
-        if any(k.startswith(prefix) for k in weights) and not any(
-            k.startswith(prefix) for k in expected
-        ):
-            weights, versions = (
-                {k[len(prefix) :] if k.startswith(prefix) else k: v for k, v in x.items()}
-                for x in (weights, versions)
-            )
-    beyond = tuple(p for p in _BEYOND_STUDENT if not any(k.startswith(p) for k in expected))
-    result = OrderedDict((k, v) for k, v in weights.items() if not k.startswith(beyond))
-    result._metadata = versions
-    return result

@@ -13,7 +13,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
-from ..features.dry_run import image_channels
+from ..features import image_channels
 from ..registry import type_name
 from .runner import replace_sync_batchnorm
 

@@ -123,7 +123,7 @@ def test_number_of_classes_of_the_models(caplog):
 
 
 def test_backbones_classes_are_none_of_the_heads():
-    from rawkd_mm.teachers.frozen_teacher import number_of_classes
+    from rawkd_mm.training.build_model import number_of_classes
 
     model = build(pspnet())
     model.backbone.num_classes = 1000  # as backbones of ImageNet have it

@@ -18,7 +18,7 @@ from mmseg.registry import DATASETS, TRANSFORMS
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from rawkd_mm.features.dry_run import image_channels
+from rawkd_mm.features import image_channels
 from rawkd_mm.training import load_config, replace_sync_batchnorm, run_one_iteration
 
 SGD = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))

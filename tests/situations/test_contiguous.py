@@ -113,7 +113,7 @@ def test_cwd_from_a_segformer():
     losses = algorithm(images(size=64), samples(size=64), mode='loss')
     assert not recorded[0].is_contiguous(), 'else this shows nothing'
     total(losses).backward()
-    ((student, teacher),) = algorithm.distiller.compared.values()
+    ((_, student, teacher),) = algorithm.distiller.last_comparison.pairs.values()
     expected = algorithm.distiller.distill_losses['loss_x'](
         student.contiguous(), teacher.contiguous()
     )

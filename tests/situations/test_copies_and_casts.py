@@ -121,15 +121,16 @@ def test_a_student_on_the_meta_device_is_refused():
 def test_nothing_of_the_last_batch_stays_once_it_is_stopped(tmp_path):
     """After MMRazor's StopDistillHook; public name ``mmrazor.StopDistillHook``."""
     algorithm = distill()
-    algorithm.distiller.record_geometry = True
     algorithm(images(), samples(), mode='loss')
-    features = [weakref.ref(f) for pair in algorithm.distiller.compared.values() for f in pair]
+    pairs = algorithm.distiller.last_comparison.pairs
+    features = [weakref.ref(f) for pair in pairs.values() for f in pair]
+    del pairs
     assert features and all(reference() is not None for reference in features)
     algorithm.distillation_stopped = True
     algorithm(images(), samples(), mode='loss')
     gc.collect()
     assert [reference() for reference in features] == [None] * len(features)
-    assert algorithm.distiller.compared == {} == algorithm.distiller.geometry
+    assert algorithm.distiller.last_comparison is None
 
 
 def test_nothing_of_the_last_batch_stays_after_a_training_that_stopped(tmp_path):
@@ -144,7 +145,5 @@ def test_nothing_of_the_last_batch_stays_after_a_training_that_stopped(tmp_path)
         o for o in gc.get_objects()
         if type(o) is torch.Tensor and o.dim() == 4 and tuple(o.shape[1:]) == shapes
     ]  # fmt: skip
-    assert algorithm.distiller.compared == {}
-    for manager in (algorithm.distiller.teacher_recorders, algorithm.distiller.student_recorders):
-        assert all(not recorder.data_buffer for recorder in manager.recorders.values())
+    assert algorithm.distiller.last_comparison is None
     assert not left

@@ -89,7 +89,7 @@ def test_deformable_convolutions(tmp_path, mmdet, name, versions):
     algorithm = distilled(config, path, NECK)
     offsets = ('conv_offset.weight', 'conv_offset.bias')
     check_as_mmengine(algorithm.teacher, path, config, besides=offsets)
-    assert algorithm.frozen_teacher.random == []
+    assert algorithm.frozen_teacher.absent == []
     assert bitwise_equal(algorithm.teacher.state_dict(), weights)
 
 
@@ -253,7 +253,7 @@ def teacher_from(path, content, log):
 @pytest.fixture
 def log(monkeypatch):
     lines = []
-    where = 'rawkd_mm.teachers.frozen_teacher.print_log'
+    where = 'rawkd_mm.teachers.weights.print_log'
     monkeypatch.setattr(where, lambda text, *_, **__: lines.append(text))
     return lines
 

@@ -36,7 +36,7 @@ from mmseg.models import EncoderDecoder
 from mmseg.registry import MODELS
 
 from rawkd_mm.algorithms import FrozenTeacherDistill
-from rawkd_mm.teachers.frozen_teacher import build_model
+from rawkd_mm.training.build_model import build_model
 
 CAD_BOTTLENECK = 'distill.loss_cad_decode_head.bottleneck'
 CONNECTOR = 'distiller.connectors.loss_cad_decode_head_bottleneck.conv_module.conv.'

@@ -39,12 +39,10 @@ def teacher_of(config):
 
 
 def features(algorithm, inputs, autocast=None):
-    """What the teacher leaves for the losses."""
-    recorders = algorithm.distiller.teacher_recorders
-    with recorders, torch.autocast('cpu', dtype=torch.bfloat16, enabled=bool(autocast)):
-        algorithm._frozen_teacher.extract(inputs, samples())
-    found = []
-    for recorder in recorders.recorders.values():
+    """What the teacher gives for the losses, and leaves in MMRazor's recorders."""
+    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=bool(autocast)):
+        found = list(algorithm.frozen_teacher.extract_features(inputs, samples()).values())
+    for recorder in algorithm.distiller.teacher_recorders.recorders.values():
         found.append(recorder.get_record_data())
         recorder.reset_data_buffer()
     return found
@@ -276,7 +274,7 @@ def test_replacing_a_record_does_not_hide_that_it_was_overwritten():
     recorder.initialize(model)
     with recorder, torch.no_grad():
         model(images())
-    recorder.replace(torch.Tensor.double)
+    recorder.convert(torch.Tensor.double)
     with pytest.raises(RuntimeError, match='overwritten in place'):
         recorder.get_record_data()
 
@@ -364,11 +362,7 @@ def test_features_are_the_same_on_a_gpu(precision):
     fast = distill(teacher=teacher, teacher_precision=precision, teacher_channels_last=True).cuda()
     found = []
     for algorithm in (plain, fast):
-        recorders = algorithm.distiller.teacher_recorders
-        with recorders:
-            algorithm._frozen_teacher.extract(images().cuda())
-        (recorder,) = recorders.recorders.values()
-        found.append(recorder.get_record_data())
+        found += algorithm.frozen_teacher.extract_features(images().cuda()).values()
     expected, feature = found
     assert feature.dtype == torch.float32 and feature.is_contiguous()
     assert (feature - expected).norm() < BOUNDS[precision] * expected.norm()

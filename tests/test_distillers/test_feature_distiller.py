@@ -32,9 +32,9 @@ from mmrazor.models import losses as mmrazor_losses
 from mmrazor.registry import MODELS
 from torch import nn
 
-from rawkd_mm import functional
 from rawkd_mm.distillers import FeatureDistiller
-from rawkd_mm.distillers.feature_distiller import _fill_channels, dry_run
+from rawkd_mm.distillers.auto_channels import fill_channels
+from rawkd_mm.features import dry_run
 from rawkd_mm.functional import angular_distance
 from rawkd_mm.losses import CADLoss, LADLoss
 from rawkd_mm.training.random_numbers import separate_random_numbers
@@ -328,22 +328,21 @@ def test_each_pair_has_its_own_connectors():
 
 
 def test_features_are_aligned_before_the_connectors():
-    """Also in height and width, and the geometry is that of the aligned features."""
+    """Also in height and width, and hooks see the aligned features."""
     algorithm = distill(
         distiller=feature_distiller(pair(name='x'), **FGD),
         teacher=pspnet(8, 16, strides=(1, 2, 2, 1)),
     )
-    algorithm.distiller.record_geometry = True
     with Watch(algorithm.student, BOTTLENECK) as s, Watch(algorithm.teacher, BOTTLENECK) as t:
         algorithm(images(), boxed_samples(), mode='loss')
     student, teacher = s[BOTTLENECK], t[BOTTLENECK]
     assert student.shape[2:] != teacher.shape[2:]
     connector = algorithm.distiller.connectors[KEY]
     aligned = F.interpolate(connector(student), teacher.shape[2:], mode='bilinear')
-    for given, expected in zip(
-        algorithm.distiller.geometry[KEY], functional.decompose(aligned, teacher)
-    ):
-        torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
+    found = algorithm.distiller.last_comparison.pairs[KEY]
+    for given, expected in zip(found, (student, aligned, teacher)):
+        assert not given.requires_grad
+        torch.testing.assert_close(given, expected.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_idle_connectors_have_a_gradient_after_the_stop():
@@ -439,7 +438,7 @@ def test_channels_of_a_loss():
 )
 def test_arguments_that_are_numbers_of_channels(name):
     config = dict(type='x', **{name: 'auto'}, kernel_size=3)
-    filled = _fill_channels(config, torch.zeros(1, 7, 2, 2), 'x')
+    filled = fill_channels(config, torch.zeros(1, 7, 2, 2), 'x')
     assert filled == dict(type='x', **{name: 7}, kernel_size=3)
     assert config[name] == 'auto'
 
@@ -660,19 +659,17 @@ def test_dry_run_changes_nothing(path):
     model = build(pspnet()).train()
     model.backbone.layer1.eval()
     model.decode_head.dropout.eval()
-    distiller = make(pair(path))
+    distiller, teacher = make(pair(path)), build(pspnet())
     state = {name: value.clone() for name, value in model.state_dict().items()}
     training = {name: module.training for name, module in model.named_modules()}
     random_state = _random_state()
-    distiller.prepare_from_student(model)
+    distiller.prepare(model, teacher)
     _assert_same_random_state(_random_state(), random_state)
     assert {name: module.training for name, module in model.named_modules()} == training
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name]), name
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
-    (recorder,) = distiller.student_recorders.recorders.values()
-    assert not recorder.data_buffer
-    assert not recorder.recording
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 class Noisy(torch.nn.Module):
@@ -689,7 +686,7 @@ class Noisy(torch.nn.Module):
 def test_dry_run_gives_the_random_state_back():
     model = Noisy()
     state = _random_state()
-    dry_run(model, (3, 8, 8), [])
+    dry_run(model, (3, 8, 8), [], 'student')
     _assert_same_random_state(_random_state(), state)
 
 
@@ -724,10 +721,14 @@ def test_gradient_reaches_the_student_and_its_connectors_only():
 def test_nothing_is_kept_after_an_iteration():
     algorithm = distill(pair(), pair('backbone.layer4.1.bn2'))
     algorithm(images(), samples(), mode='loss')
-    distiller = algorithm.distiller
-    for manager in (distiller.student_recorders, distiller.teacher_recorders):
-        assert not any(recorder.data_buffer for recorder in manager.recorders.values())
-    assert not distiller.geometry
+    hooks = [h for m in algorithm.modules() for h in m._forward_hooks.values()]
+    hooks += [h for m in algorithm.teacher.modules() for h in m._forward_hooks.values()]
+    assert not hooks
+    comparison = algorithm.distiller.last_comparison
+    assert not any(loss.requires_grad for loss in comparison.losses.values())
+    assert not any(x.requires_grad for pair in comparison.pairs.values() for x in pair)
+    algorithm.eval()
+    assert algorithm.distiller.last_comparison is None
 
 
 def test_feature_that_only_training_overwrites_is_an_error():

@@ -8,7 +8,7 @@ from helpers import Watch, build, distill, images, pair, pspnet, samples, total
 from mmrazor.registry import TASK_UTILS
 from torch import nn
 
-from rawkd_mm.features import FeatureRecorder, FeatureSource
+from rawkd_mm.features import FeatureCapture, FeatureRecorder, FeatureSource, dry_run
 
 
 @pytest.mark.parametrize(
@@ -180,54 +180,74 @@ class Overwriting(nn.Module):
         self.relu = nn.ReLU(inplace=inplace)
         self.training_only = training_only
 
-    def forward(self, x):
+    def forward(self, x, data_samples=None, mode='tensor'):
         x = self.conv(x)
         return x if self.training_only and not self.training else self.relu(x)
 
 
-def dry_run(recorder, model):
-    """What the distiller does when it is built."""
-    model.eval()
-    with recorder, torch.no_grad():
-        model(images())
-    recorder.clone_if_overwritten()
-    recorder.get_record_data()
-    recorder.reset_data_buffer()
-    model.train()
+def captured_by(model, path):
+    """How the distiller records a feature, once it has been built."""
+    return dry_run(model, (3, 32, 32), [FeatureSource(path)], 'student').capture
+
+
+def capture_once(capture, model, *args, **kwargs):
+    with capture.record(model) as recording:
+        output = model(*args, **kwargs)
+    return capture.features(recording, 'student')[capture.sources[0]], output
 
 
 def test_overwriting_module_makes_it_keep_a_copy():
-    model, recorder = Overwriting(), FeatureRecorder('conv')
-    recorder.initialize(model)
-    dry_run(recorder, model)
-    assert recorder.clone
-    with recorder:
-        model(images()).sum().backward()
-    assert torch.equal(recorder.get_record_data(), model.conv(images()))
-    assert (recorder.get_record_data() < 0).any()
+    model = Overwriting()
+    capture = captured_by(model, 'conv')
+    assert capture.copied == {'conv'}
+    feature, output = capture_once(capture, model, images())
+    output.sum().backward()
+    assert torch.equal(feature, model.conv(images()))
+    assert (feature < 0).any()
 
 
 def test_nothing_is_copied_without_need():
-    model, recorder = Overwriting(inplace=False), FeatureRecorder('conv')
-    recorder.initialize(model)
-    dry_run(recorder, model)
-    assert not recorder.clone
+    model = Overwriting(inplace=False)
+    capture = captured_by(model, 'conv')
+    assert not capture.copied
     outputs = []
     model.conv.register_forward_hook(lambda *args: outputs.append(args[-1]))
-    with recorder:
-        model(images())
-    assert recorder.get_record_data() is outputs[0]
+    feature, _ = capture_once(capture, model, images())
+    assert feature is outputs[0]
 
 
 def test_overwritten_only_in_training_is_an_error():
-    model, recorder = Overwriting(training_only=True), FeatureRecorder('conv')
-    recorder.initialize(model)
-    dry_run(recorder, model)
-    assert not recorder.clone
-    with recorder:
-        model(images())
+    model = Overwriting(training_only=True)
+    capture = captured_by(model, 'conv')
+    assert not capture.copied
+    with pytest.raises(
+        RuntimeError, match="student: the feature of 'conv' was overwritten in place"
+    ):
+        capture_once(capture, model, images())
+
+
+def test_a_recorder_of_mmrazor_refuses_what_was_overwritten():
     with pytest.raises(RuntimeError, match="'conv' was overwritten in place"):
-        recorder.get_record_data()
+        recorded(Overwriting(), 'conv').get_record_data()
+
+
+def test_no_hook_stays_behind_after_an_error():
+    model = Several()
+    capture = FeatureCapture((FeatureSource('conv'), FeatureSource('pair', 1)))
+    with pytest.raises(RuntimeError, match='size'):
+        capture_once(capture, model, images()[:, :2])
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_one_capture_serves_several_models_at_once():
+    model, twin = Several(), Several()
+    capture = FeatureCapture((FeatureSource('conv'),))
+    with capture.record(model) as first, capture.record(twin) as second:
+        model(images())
+        twin(images())
+    found = [capture.features(x, 'student')[capture.sources[0]] for x in (first, second)]
+    for feature, owner in zip(found, (model, twin)):
+        assert torch.equal(feature, owner.conv(images()))
 
 
 @pytest.mark.parametrize(
@@ -242,17 +262,14 @@ def test_overwritten_only_in_training_is_an_error():
     ],
 )
 def test_values_in_a_resnet_are_those_before_overwriting(path):
-    model, recorder = build(pspnet()).train(), FeatureRecorder(path)
-    recorder.initialize(model)
-    dry_run(recorder, model)
-    twin = copy.deepcopy(model)  # with the recorder's twin, which does not record
+    model = build(pspnet()).train()
+    capture = captured_by(model, path)
+    twin = copy.deepcopy(model)
     with Watch(twin, path) as watch:
         torch.manual_seed(0)
         twin(images(), samples(), mode='loss')
-    with recorder:
-        torch.manual_seed(0)
-        losses = model(images(), samples(), mode='loss')
-    feature = recorder.get_record_data()
+    torch.manual_seed(0)
+    feature, losses = capture_once(capture, model, images(), samples(), mode='loss')
     assert torch.equal(feature, watch[path])
     (total(losses) + feature.square().mean()).backward()
     assert all(p.grad.isfinite().all() for p in model.backbone.parameters())

@@ -171,13 +171,13 @@ def test_features_are_kept_until_the_next_iteration():
     """So that they are there when the loss has been read, and not while the next ones are made."""
     algorithm, seen = distill(), []
     algorithm.teacher.register_forward_pre_hook(
-        lambda *_: seen.append(list(algorithm.distiller.compared))
+        lambda *_: seen.append(algorithm.distiller.last_comparison)
     )
     for _ in range(2):
         algorithm(images(), samples(), mode='loss')
-        ((student, teacher),) = algorithm.distiller.compared.values()
+        ((_, student, teacher),) = algorithm.distiller.last_comparison.pairs.values()
         assert student.shape == teacher.shape and not student.requires_grad
-    assert seen == [[], []]
+    assert seen == [None, None]
 
 
 @pytest.mark.parametrize('patience', [0, -3])

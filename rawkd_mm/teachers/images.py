@@ -1,0 +1,123 @@
+"""The images of the teacher, made from those of the student."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseDataPreprocessor
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+from ..compat import channel_swap_and_padding
+
+__all__ = ['Renormalize', 'make_renormalize']
+
+
+class Renormalize:
+    """Turns the student's images into what the teacher's data_preprocessor would make."""
+
+    def __init__(self, student: '_Normalization', teacher: '_Normalization') -> None:
+        self.swap = student.swap != teacher.swap
+        mean, std = student.mean, student.std
+        if self.swap:  # in the teacher's channel order
+            mean, std = mean.flip(0), std.flip(0)
+        self.scale = std / teacher.std
+        self.shift = (mean - teacher.mean) / teacher.std
+        self.pad_value = teacher.pad_value
+
+    def __call__(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None) -> Tensor:
+        self.scale = self.scale.to(inputs.device)
+        self.shift = self.shift.to(inputs.device)
+        if self.swap:
+            inputs = inputs.flip(1)
+        outputs = (inputs * self.scale + self.shift).to(inputs.dtype)
+        # The student's preprocessor pads after it has normalised, and so would the teacher's.
+        for image, sample in zip(outputs, data_samples or ()):
+            height, width = sample.metainfo.get('img_shape', image.shape[1:])[:2]
+            image[:, height:] = self.pad_value
+            image[:, :, width:] = self.pad_value
+        return outputs
+
+
+class _Normalization(NamedTuple):
+    """What a data_preprocessor does to the values of images."""
+
+    mean: Tensor  # (C, 1, 1)
+    std: Tensor  # (C, 1, 1)
+    swap: bool  # whether the order of the channels is reversed
+    pad_value: float
+
+    def same_values(self, other: '_Normalization') -> bool:
+        return all(
+            torch.equal(*torch.broadcast_tensors(a, b))
+            for a, b in ((self.mean, other.mean), (self.std, other.std))
+        )
+
+
+_RAW = _Normalization(torch.zeros(1, 1, 1), torch.ones(1, 1, 1), False, 0.0)
+
+
+def _normalization(preprocessor: nn.Module, role: str) -> _Normalization | None:
+    """Read a data_preprocessor; None if it only moves images to the device."""
+    if type(preprocessor) is BaseDataPreprocessor:
+        return None
+    enabled = getattr(preprocessor, '_enable_normalize', None)
+    swap, pad_value = channel_swap_and_padding(preprocessor)
+    if enabled is None or swap is None:
+        raise ValueError(
+            f"the {role}'s data_preprocessor {type(preprocessor).__name__} does not tell its mean, "
+            'std and channel order, so that the images of the two models cannot be compared. Use '
+            "one that derives from MMEngine's ImgDataPreprocessor."
+        )
+    result = _RAW._replace(swap=swap, pad_value=float(pad_value))
+    if enabled:
+        result = result._replace(mean=preprocessor.mean.float(), std=preprocessor.std.float())
+    return result
+
+
+def make_renormalize(student: nn.Module, teacher: nn.Module) -> Renormalize | None:
+    """Compare the images that two models expect.
+
+    Args:
+        student (nn.Module): The data_preprocessor that makes the images.
+        teacher (nn.Module): The data_preprocessor of the teacher's config.
+
+    Returns:
+        A callable ``(inputs, data_samples) -> inputs`` from the student's images, shape
+        (B, C, H, W), to the teacher's; None if they are the same or the teacher's config does not
+        tell.
+
+    Raises:
+        ValueError: If the one cannot be computed from the other.
+    """
+    expected = _normalization(teacher, 'teacher')
+    if expected is None:
+        return None
+    given = _normalization(student, 'student') or _RAW
+    channels = {len(x) for x in (given.mean, given.std, expected.mean, expected.std)} - {1}
+    if len(channels) > 1:
+        raise ValueError(
+            f"the student's images have {len(given.mean)} channels (mean "
+            f"{given.mean.flatten().tolist()}), the teacher's {len(expected.mean)} (mean "
+            f'{expected.mean.flatten().tolist()}): they cannot be converted into each other. Give '
+            'both models the same kind of image.'
+        )
+    if (
+        given.swap == expected.swap
+        and given.pad_value == expected.pad_value
+        and given.same_values(expected)
+    ):
+        return None
+    if not (expected.std != 0).all():
+        raise ValueError(f"the teacher's std {expected.std.flatten().tolist()} must not contain 0")
+    swap = given.swap != expected.swap
+    print_log(
+        "The teacher's images are made otherwise than the student's; they are converted: "
+        f'mean {given.mean.flatten().tolist()} -> {expected.mean.flatten().tolist()}, '
+        f'std {given.std.flatten().tolist()} -> {expected.std.flatten().tolist()}, '
+        f'padding {given.pad_value} -> {expected.pad_value}, '
+        f'channels {"reversed" if swap else "in the same order"}.',
+        'current',
+    )
+    return Renormalize(given, expected)

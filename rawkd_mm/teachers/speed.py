@@ -1,0 +1,182 @@
+"""What the teacher computes in: precision, memory format, and graphs of ``torch.compile``."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from ..compat import autocast_dtype
+
+__all__ = ['PRECISIONS', 'TeacherCompute', 'check_settings']
+
+# What teacher_precision may be, and the type that convolutions and linear layers then compute in.
+PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+# Modules whose weights autocast would convert in every forward. Subclasses with a forward of their
+# own may do anything with their weights and keep them.
+_CONVERTED_FORWARDS = tuple(
+    kind.forward
+    for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+)
+
+
+def _keep_operators(model: nn.Module) -> set[nn.Module]:
+    """Let MMCV's own operators run whatever the layout and the precision around them are.
+
+    They take contiguous maps only, and no bfloat16: under its autocast they run in float32.
+
+    Returns:
+        set[nn.Module]: They and all below them.
+    """
+    found = [m for m in model.modules() if type(m).__module__.startswith('mmcv.ops')]
+    for module in found:
+        module.forward = functools.partial(_run_operator, type(module).forward, module)
+    return {below for module in found for below in module.modules()}
+
+
+def _run_operator(forward: Callable, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    leaves = tree_leaves((args, kwargs))
+    device_type = next(x for x in leaves if isinstance(x, Tensor)).device.type
+    without = autocast_dtype(device_type) == torch.bfloat16
+
+    def convert(value: Tensor) -> Tensor:
+        return (value.float() if value.dtype == torch.bfloat16 else value).contiguous()
+
+    args, kwargs = tree_map_only(Tensor, convert, (args, kwargs))
+    with torch.autocast(device_type, enabled=False) if without else nullcontext():
+        return forward(module, *args, **kwargs)
+
+
+def check_settings(precision: object, graphs: object) -> None:
+    """Check the settings before anything is built.
+
+    Args:
+        precision (object): Of :class:`TeacherCompute`.
+        graphs (object): Likewise.
+
+    Raises:
+        ValueError: If there is no such precision.
+        TypeError: If ``graphs`` is neither a bool nor a dict.
+    """
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(
+            f'teacher_precision must be one of {list(PRECISIONS)}, or None for what the student '
+            f'computes in, got {precision!r}'
+        )
+    if not isinstance(graphs, (bool, dict)):
+        raise TypeError(
+            'teacher_compile must be True, False or a dict of arguments of torch.compile, such '
+            f"as dict(mode='max-autotune'), got {graphs!r}"
+        )
+
+
+class TeacherCompute:
+    """Makes a teacher compute in a precision, a memory format and graphs.
+
+    In low precision it runs under autocast, so that each operation has the type that PyTorch deems
+    safe for it, and the weights that autocast would convert in every forward are stored converted:
+    the model takes less memory, and the features are the same.
+
+    Args:
+        model (nn.Module): The teacher, with its weights; changed.
+        precision (str | None): A key of ``PRECISIONS``; None for what the student computes in.
+        channels_last (bool): Whether the channels of maps and weights are their last dimension in
+            memory.
+        graphs (bool | dict): Whether ``torch.compile`` makes graphs of the modules that run; a dict
+            holds its arguments.
+        sources (set[str]): Paths of the modules that features are taken from.
+        kept (set[str]): Names of parameters that keep their type.
+
+    Raises:
+        ValueError: If there is no such precision.
+        TypeError: If ``graphs`` is neither a bool nor a dict.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        precision: str | None,
+        channels_last: bool,
+        graphs: bool | dict,
+        sources: set[str],
+        kept: set[str],
+    ) -> None:
+        check_settings(precision, graphs)
+        self.precision = precision
+        self.channels_last = channels_last
+        self._use_graphs = False
+        operators = _keep_operators(model)
+        if precision in ('bf16', 'fp16'):
+            for name, module in model.named_modules():
+                if type(module).forward in _CONVERTED_FORWARDS and module not in operators:
+                    for key, value in module.named_parameters(prefix=name, recurse=False):
+                        if key not in kept:
+                            value.data = value.data.to(PRECISIONS[precision])
+        if channels_last:
+            model.to(memory_format=torch.channels_last)
+            for module in operators:
+                module.to(memory_format=torch.contiguous_format)
+        if graphs is not False:
+            self._compile(model, sources, {} if graphs is True else graphs)
+
+    def _compile(self, model: nn.Module, sources: set[str], arguments: dict) -> None:
+        """Compile the largest modules that no feature is taken from within.
+
+        Features are recorded by hooks, and these stay outside of the graphs. Each size of images has
+        graphs of its own unless ``dynamic`` is given: PyTorch 2.10 did not finish a graph of a Swin
+        for all sizes in a bearable time.
+        """
+        arguments = {'dynamic': False, **arguments}
+
+        def walk(module: nn.Module, name: str) -> None:
+            has_forward = type(module).forward is not nn.Module.forward
+            if has_forward and not any(source.startswith(f'{name}.') for source in sources):
+                # not module.compile(), which would take the hooks of the module into the graph
+                module.forward = self._in_graphs(
+                    module.forward, torch.compile(module.forward, **arguments)
+                )
+                return
+            for key, child in module.named_children():
+                walk(child, f'{name}.{key}')
+
+        for name, child in model.named_children():
+            if child is not model.data_preprocessor:
+                walk(child, name)
+
+    def _in_graphs(self, plain: Callable, compiled: Callable) -> Callable:
+        """Use graphs for features alone: the images of a validation have any size."""
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return (compiled if self._use_graphs else plain)(*args, **kwargs)
+
+        return forward
+
+    @contextmanager
+    def graphs(self) -> Iterator[None]:
+        """Let the model run in its graphs, if it has any, for as long as the context lasts."""
+        self._use_graphs = True
+        try:
+            yield
+        finally:
+            self._use_graphs = False
+
+    def autocast(self, device_type: str) -> AbstractContextManager:
+        """Give the context that the model runs in.
+
+        Args:
+            device_type (str): 'cpu' or 'cuda'.
+        """
+        if self.precision is None:
+            return nullcontext()
+        is_low = self.precision != 'fp32'
+        dtype = PRECISIONS[self.precision] if is_low else None
+        return torch.autocast(device_type, dtype=dtype, enabled=is_low)
+
+    @property
+    def changes_features(self) -> bool:
+        """Whether features may come in another type or layout than the student's."""
+        return self.precision is not None or self.channels_last
