@@ -104,7 +104,7 @@ def compare(args, cfg, name: str):
         config = copy.deepcopy(cfg.model)
         config.distiller.loss = dict(type=loss, loss_weight=3.0)
 
-        def measure_with(**settings):
+        def measure_with(config=config, **settings):
             torch.manual_seed(0)
             model = MODELS.build({**copy.deepcopy(config), **settings})
             replace_sync_batchnorm(model)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .compat import find_is_compiling
+from .reductions import compute_dtype, norm, norms_and_dot
 
 __all__ = [
     'GRANULARITIES',
@@ -36,8 +36,6 @@ __all__ = [
 ]
 
 GRANULARITIES = ('layer', 'channel', 'pixel')
-
-_is_compiling = find_is_compiling()
 
 
 def _check(student: Tensor, teacher: Tensor) -> None:
@@ -64,70 +62,6 @@ def _check(student: Tensor, teacher: Tensor) -> None:
             raise TypeError(f'the {name} feature must be floating point, got {feature.dtype}')
 
 
-def _compute_dtype(student: Tensor, teacher: Tensor) -> torch.dtype:
-    double = torch.float64 in (student.dtype, teacher.dtype)
-    return torch.float64 if double else torch.float32
-
-
-def _norm(feature: Tensor, dims: tuple) -> Tensor:
-    """Norm over ``dims``, which stay with size 1.
-
-    Dimension after dimension: in one go over 1e7 values the CPU adds them up one by one and loses
-    the digits that the difference of two norms, or an angle near 0, consists of.
-    """
-    for dim in reversed(dims):
-        feature = torch.linalg.vector_norm(feature, dim=dim, keepdim=True)
-    return feature
-
-
-# Rows of this many bytes in all are reduced at once on a CPU: they stay in its cache, so that the maps
-# are read from memory once.
-_BLOCK_BYTES = 4 << 20
-
-
-def _dot_of_rows_by_blas(student: Tensor, teacher: Tensor) -> Tensor:
-    """Dot product of each row of one matrix with that of the other, on a CPU, both of one type.
-
-    The BLAS does it without storing the products, and with the second factor laid out like this,
-    (B, K, 1) with stride 1 along K, in one go.
-    """
-    with torch.autocast('cpu', enabled=False):  # which would round to bfloat16
-        return torch.bmm(student.unsqueeze(1), teacher.unsqueeze(1).transpose(1, 2)).flatten()
-
-
-def _norms_and_dot(student: Tensor, teacher: Tensor, dims: tuple) -> tuple[Tensor, Tensor, Tensor]:
-    """Norm of either and dot product over ``dims``, which stay with size 1.
-
-    Where the channels' values lie one after the other, each channel is reduced by itself; a layer is
-    then the sum of its channels. Much faster than a reduction over several dimensions, and as exact.
-    """
-    shape = student.shape
-    dtype = _compute_dtype(student, teacher)
-    if dims == (1,) or not (student.is_contiguous() and teacher.is_contiguous()):
-        student, teacher = student.to(dtype), teacher.to(dtype)
-        dot = (student * teacher).sum(dim=dims, keepdim=True)
-        return _norm(student, dims), _norm(teacher, dims), dot
-    compiling = _is_compiling()
-    # generated code sums a whole layer in one go, and as exactly
-    kept = shape[:1] if 1 in dims and compiling else shape[:2]
-    rows = student.reshape(kept.numel(), -1), teacher.reshape(kept.numel(), -1)
-    in_blocks = student.device.type == 'cpu' and not compiling
-    size = len(rows[0])
-    if in_blocks:
-        size = max(1, _BLOCK_BYTES // (dtype.itemsize * rows[0].shape[1]))
-    parts = []
-    for s, t in zip(rows[0].split(size), rows[1].split(size)):
-        s, t = s.to(dtype), t.to(dtype)
-        dot = _dot_of_rows_by_blas(s, t) if in_blocks else (s * t).sum(dim=1)
-        norms = (torch.linalg.vector_norm(x, dim=1) for x in (s, t))
-        parts.append((*norms, dot))
-    sizes = (*kept, *([1] * (len(shape) - len(kept))))
-    n, m, dot = (torch.cat(part).view(sizes) for part in zip(*parts))
-    if 1 in dims:
-        n, m, dot = _norm(n, (1,)), _norm(m, (1,)), dot.sum(dim=1, keepdim=True)
-    return n, m, dot
-
-
 class _AngularDistance(torch.autograd.Function):
     r"""Mean of :math:`1 - \cos\theta_v` over all vectors v that ``dims`` span.
 
@@ -140,7 +74,7 @@ class _AngularDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, student: Tensor, teacher: Tensor, dims: tuple, eps: float) -> Tensor:
-        n, m, dot = _norms_and_dot(student, teacher, dims)
+        n, m, dot = norms_and_dot(student, teacher, dims)
         # A vector shorter than eps has no direction: cosine 0, gradient 0. NaN compares as False
         # and so stays NaN.
         undirected = (n < eps) | (m < eps)
@@ -240,7 +174,7 @@ def naive_distance(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(9.)
     """
     _check(student, teacher)
-    dtype = _compute_dtype(student, teacher)
+    dtype = compute_dtype(student, teacher)
     return torch.nn.functional.mse_loss(student.to(dtype), teacher.detach().to(dtype))
 
 
@@ -265,9 +199,9 @@ def magnitude_distance(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(12.5000)
     """
     _check(student, teacher)
-    dtype = _compute_dtype(student, teacher)
+    dtype = compute_dtype(student, teacher)
     dims = tuple(range(1, student.dim()))
-    difference = _norm(teacher.detach().to(dtype), dims) - _norm(student.to(dtype), dims)
+    difference = norm(teacher.detach().to(dtype), dims) - norm(student.to(dtype), dims)
     return difference.square().mean() / student[0].numel()
 
 
@@ -304,7 +238,7 @@ def normalized_distance(student: Tensor, teacher: Tensor, eps: float = 1e-8) -> 
         )
     if not eps > 0:
         raise ValueError(f'eps must be positive, got {eps}')
-    dtype = _compute_dtype(student, teacher)
+    dtype = compute_dtype(student, teacher)
     dims = tuple(range(2, student.dim()))
 
     def standardize(feature: Tensor) -> Tensor:
@@ -358,16 +292,16 @@ def decompose(student: Tensor, teacher: Tensor) -> FeatureGeometry:
         (tensor([6.]), tensor([0.5000]), tensor([12.]))
     """
     _check(student, teacher)
-    dtype = _compute_dtype(student, teacher)
+    dtype = compute_dtype(student, teacher)
     dims = tuple(range(1, student.dim()))
     s, t = student.to(dtype), teacher.detach().to(dtype)
-    n, m = _norm(s, dims), _norm(t, dims)
+    n, m = norm(s, dims), norm(t, dims)
     product = m * n
     undirected = (n == 0) | (m == 0)
     unit_s = s / torch.where(undirected, 1, n)
     unit_t = t / torch.where(undirected, 1, m)
     # 1 - cos = |x - y|^2 / 2 for unit vectors keeps its digits where 1 - x.y would cancel
-    distance = torch.where(undirected, 1, _norm(unit_s - unit_t, dims).square() / 2)
+    distance = torch.where(undirected, 1, norm(unit_s - unit_t, dims).square() / 2)
     # NaN and infinity are no lack of direction and go on into the result
     distance = torch.where(product.isfinite(), distance, torch.nan).flatten()
     n, m, product = n.flatten(), m.flatten(), product.flatten()

@@ -107,7 +107,7 @@ with open('config.py', 'w') as file:
 config = Config.fromfile('config.py')
 result['head'] = [config.model.decode_head[k] for k in ('type', 'channels', 'num_classes')]
 
-compat.TESTED_VERSIONS['torch'] = {'torch': ('1.7', '1.8')}
+compat.versions.TESTED_VERSIONS['torch'] = {'torch': ('1.7', '1.8')}
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter('always')
     compat.check_versions()
@@ -126,7 +126,7 @@ def test_versions_are_restored(imported):
     assert imported['versions'] == [
         __import__(name).__version__ for name in ('torch', 'mmcv')
     ]  # those of this process, which has imported rawkd_mm too
-    assert compat._MASKED_VERSIONS['torch'] not in imported['versions']
+    assert compat.mmrazor._MASKED_VERSIONS['torch'] not in imported['versions']
 
 
 def test_mmrazor_is_registered(imported):
@@ -158,7 +158,7 @@ def test_untested_version_and_no_mmdet(tmp_path):
     distribution = compat.installed_versions()['mmseg'][0]
     (message,) = result['untested']
     assert f'{distribution} 1.4.99' in message
-    assert compat._tested_text('mmseg') in message
+    assert compat.versions.tested_text('mmseg') in message
     assert 'torch' not in message and 'mmdet' not in message
     assert result['same'] == [True, True] and not result['mmdet']
 
@@ -180,7 +180,8 @@ except ImportError as error:
 def test_missing_package(names, tmp_path):
     message = run_python(FAIL, tmp_path, link_site(tmp_path / 'site', without=names))
     for name in compat.TESTED_VERSIONS:
-        assert (f'  {name}: tested with {compat._tested_text(name)}' in message) == (name in names)
+        line = f'  {name}: tested with {compat.versions.tested_text(name)}'
+        assert (line in message) == (name in names)
     for name in ('joblib', 'ftfy'):
         assert (f'  {name}: any version' in message) == (name in names)
 
@@ -226,7 +227,7 @@ def test_failing_mmrazor_tells_the_reason(damaged, attempt):
     """The second attempt tells the reason too, and no consequence of the first one."""
     message = damaged['errors'][attempt]
     assert "No module named 'mmrazor.engine'" in message
-    assert compat._tested_text('mmrazor') in message
+    assert compat.versions.tested_text('mmrazor') in message
 
 
 IMPORT_ALL = """
@@ -255,7 +256,7 @@ def test_only_the_listed_messages_are_left_out(capsys):
     from mmengine.logging import print_log
     from mmseg.models.losses import CrossEntropyLoss
 
-    from rawkd_mm.needless_messages import NEEDLESS_LOG
+    from rawkd_mm.compat.needless_messages import NEEDLESS_LOG
 
     for text in NEEDLESS_LOG:
         print_log(text + ' and so on')

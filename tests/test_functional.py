@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rawkd_mm import functional
+from rawkd_mm import functional, reductions
 
 ANGULAR = ('layer', 'channel', 'pixel')
 NAMES = (*ANGULAR, 'naive', 'magnitude', 'normalized')
@@ -155,6 +155,57 @@ def has_positions(name, shape):
 def test_value_and_gradient(name, shape, dtypes):
     student, teacher = features(shape, *dtypes)
     assert_same(name, student, teacher, upstream=-4.5)
+
+
+@pytest.fixture
+def plain_rows(monkeypatch):
+    """Let the CPU reduce as a GPU does; count how often."""
+    calls = []
+
+    def reduce(*args):
+        calls.append(args)
+        return reductions.reduce_rows(*args)
+
+    monkeypatch.setattr(reductions, 'reduce_rows_in_blocks', reduce)
+    return calls
+
+
+@pytest.mark.parametrize('dtypes', DTYPES, ids=str)
+@pytest.mark.parametrize('name', ('layer', 'channel'))
+@pytest.mark.parametrize('shape', [s for s in SHAPES if len(s) > 2], ids=str)
+def test_the_way_of_a_gpu(name, shape, dtypes, plain_rows):
+    student, teacher = features(shape, *dtypes)
+    assert_same(name, student, teacher, upstream=-4.5)
+    assert plain_rows
+
+
+@pytest.mark.parametrize('name', ANGULAR)
+@pytest.mark.parametrize('special', [0.0, math.inf, math.nan])
+def test_the_way_of_a_gpu_with_special_values(name, special, plain_rows):
+    student, teacher = features((2, 3, 4, 4))
+    teacher[0, 1] = special
+    value = call(name, student, teacher)
+    (grad,) = torch.autograd.grad(value, student)
+    if special == 0.0:
+        expected, gradient = reference(name, student, teacher)
+        assert value.item() == pytest.approx(expected, rel=1e-5)
+        np.testing.assert_allclose(to_numpy(grad), gradient, rtol=1e-5, atol=1e-7)
+    else:
+        assert value.isnan() and grad.isnan().any()
+
+
+@pytest.mark.parametrize('rows', [1, 7, 4096])
+@pytest.mark.parametrize('length', [1, 33, 70_000])
+def test_rows_in_blocks_are_those_at_once(rows, length):
+    """Several blocks, a last one that is not full, and rows longer than a block's share."""
+    if rows * length > 5_000_000:
+        rows = 71
+    generator = torch.Generator().manual_seed(rows + length)
+    pair = [torch.randn((rows, length), generator=generator) for _ in range(2)]
+    exact = reductions.reduce_rows(*(x.double() for x in pair), DOUBLE)
+    for given, expected in zip(reductions.reduce_rows_in_blocks(*pair, SINGLE), exact):
+        atol = 1e-5 * length**0.5
+        torch.testing.assert_close(given.double(), expected, rtol=1e-5, atol=atol)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -113,8 +113,7 @@ def main() -> None:
     # see train.py
     from rich.console import Console
 
-    from rawkd_mm.features import list_features, measure_feature, partners
-    from rawkd_mm.features import image_channels
+    from rawkd_mm.features import image_channels, list_features, measure_feature, partners
     from rawkd_mm.features.listing import ListedFeature
     from rawkd_mm.training import UsageError
 

@@ -271,10 +271,10 @@ def choose_pairs(args, student, teacher, size) -> tuple[list, list[str]]:
     from rawkd_mm.features import (
         find_classifier,
         find_features,
+        image_channels,
         match_features,
         measure_feature,
     )
-    from rawkd_mm.features import image_channels
     from rawkd_mm.training import UsageError
 
     models = dict(student=student, teacher=teacher)
@@ -699,8 +699,7 @@ def print_tables(console, algorithm, pairs, counts, size, notes, warnings) -> No
 
 def dry_run_shape(student, teacher, pairs, size) -> tuple[int, int, int] | None:
     """Give the distiller another image than its own if that is too small for a model."""
-    from rawkd_mm.features import measure_feature
-    from rawkd_mm.features import image_channels
+    from rawkd_mm.features import image_channels, measure_feature
 
     channels = image_channels(student)
     try:

@@ -18,7 +18,7 @@ from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, DataLoader
 
-from ..compat import keep_from_skipping
+from ..compat import take_batches_as_they_come
 
 __all__ = [
     'NumberedBatches',
@@ -187,7 +187,7 @@ def begin_training(runner: Runner, batches: NumberedBatches, done: int) -> None:
     if isinstance(loop, IterBasedTrainLoop):
         loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
         loop.dataloader_iterator._epoch = ends
-        keep_from_skipping(loop)
+        take_batches_as_they_come(loop)
     elif done:
         # hooks are told the number of the batch in the epoch
         run_iter = type(loop).run_iter

@@ -295,7 +295,7 @@ def test_getattr_reaches_nothing_else(tmp_path, name):
 @pytest.mark.parametrize('kwargs', [{}, OLD])
 def test_older_torch_is_as_strict(tmp_path, monkeypatch, kwargs):
     """The way for torch before 2.6, which cannot be told what to allow; it works on any."""
-    monkeypatch.setattr(compat, '_has_safe_globals', lambda: False)
+    monkeypatch.setattr(compat.torch, 'has_safe_globals', lambda: False)
     path = tmp_path / 'x.pth'
     whole(path, **kwargs)
     loaded = load_checkpoint(str(path))['state_dict']
@@ -325,7 +325,7 @@ def test_trust_is_asked_for_explicitly(tmp_path, monkeypatch):
 
 
 def test_what_torch_was_told_to_allow_counts_and_stays(tmp_path):
-    if not compat._has_safe_globals():
+    if not compat.torch.has_safe_globals():
         pytest.skip('this torch cannot be told')
     path = str(with_code(tmp_path / 'x.pth'))
     before = set(torch.serialization.get_safe_globals())
