@@ -14,8 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from zoo import CONFIGS, read
 
-from rawkd_mm.distillers.feature_distiller import dry_run
-from rawkd_mm.features import FeatureRecorder, FeatureSource
+from rawkd_mm.features import FeatureSource, dry_run
 from rawkd_mm.training import load_config
 
 METHODS = make_distill_config.METHODS
@@ -73,11 +72,8 @@ def narrow(name):
 def features(model, texts):
     """The tensors that features' names stand for, in one forward."""
     sources = [FeatureSource.parse(text) for text in texts]
-    recorders = [FeatureRecorder(source.module, source.is_input) for source in sources]
-    for recorder in recorders:
-        recorder.initialize(model)
-    dry_run(model, (3, *SIZE), recorders)
-    return [r.get_record_data(data_idx=s.index) for r, s in zip(recorders, sources)]
+    found = dry_run(model, (3, *SIZE), sources, 'model').features
+    return [found[source] for source in sources]
 
 
 def plain(value):
