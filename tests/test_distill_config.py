@@ -23,6 +23,14 @@ def test_the_command_line_has_the_same_methods():
     assert {name.partition('_')[0] for name in FRAGMENTS} == set(METHODS)
 
 
+def test_nothing_below_imports_it():
+    package = ROOT / 'rawkd_mm'
+    for path in package.rglob('*.py'):
+        if path.relative_to(package).parts[0] not in ('distill_config', '.mim'):
+            text = path.read_text().replace('make_distill_config', '')
+            assert 'distill_config' not in text, path
+
+
 @pytest.mark.usefixtures('mmdet')
 def test_every_fragment_is_taken(monkeypatch):
     taken = set()

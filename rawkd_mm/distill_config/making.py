@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import copy
 import io
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -35,13 +35,13 @@ class Result(NamedTuple):
     """
 
     text: str
-    cfg: Any
-    algorithm: Any
+    cfg: Config
+    algorithm: nn.Module
     pairs: list
     size: tuple[int, int]
     notes: list[str]
     left: dict
-    cfgs: tuple
+    cfgs: tuple[Config, Config]
 
 
 def make(args: argparse.Namespace, size: tuple[int, int] | None = None) -> Result:
