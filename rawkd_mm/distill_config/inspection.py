@@ -12,11 +12,11 @@ from torch import nn
 from rawkd_mm.features import (
     AutoFeatureError,
     find_features,
+    image_channels,
     list_features,
     measure_feature,
     partners,
 )
-from rawkd_mm.features.dry_run import image_channels
 from rawkd_mm.features.listing import ListedFeature
 
 from .models import build_alone, read_config, trial_size

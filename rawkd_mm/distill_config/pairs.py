@@ -4,8 +4,13 @@ import argparse
 
 from torch import nn
 
-from rawkd_mm.features import find_classifier, find_features, match_features, measure_feature
-from rawkd_mm.features.dry_run import image_channels
+from rawkd_mm.features import (
+    find_classifier,
+    find_features,
+    image_channels,
+    match_features,
+    measure_feature,
+)
 from rawkd_mm.training import UsageError
 
 from .methods import Method
