@@ -55,7 +55,8 @@ PAIRS = {
 }
 TEACHERS = {'pspnet-r101': ('ResNetV1c', 101), 'upernet-swin-b': ('SwinTransformer', 128)}
 OWN_TEACHER = 'swin-base-patch4-window7-in1k-pre_upernet'
-# method: its loss, and its weights for PSPNet and UPerNet
+# method: its loss, and its weights for PSPNet and UPerNet, from the papers; not read from
+# configs/_base_/methods, so that a slip there is found
 METHODS = {
     'lad': ('LADLoss', 3, 3),
     'cad': ('CADLoss', 3, 3),

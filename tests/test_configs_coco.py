@@ -72,7 +72,8 @@ TITLES = {
 METHODS = dict(
     lad='neck', cad='neck', cwd='neck', fkd='fpn-convs', fgd='fpn-convs', mgd='fpn-convs'
 )
-# the losses of one-stage and of two-stage students, as their authors and MMRazor give them
+# the losses of one-stage and of two-stage students, as their authors and MMRazor give them;
+# not read from configs/_base_/methods, so that a slip there is found
 LOSSES = {
     'lad': 2 * [dict(type='LADLoss', loss_weight=3.0)],
     'cad': 2 * [dict(type='CADLoss', loss_weight=3.0)],

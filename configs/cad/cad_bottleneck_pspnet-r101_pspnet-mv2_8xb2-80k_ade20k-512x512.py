@@ -1,4 +1,3 @@
-_base_ = '../_base_/pairs/pspnet-r101_pspnet-mv2_ade20k.py'
+_base_ = ['../_base_/pairs/pspnet-r101_pspnet-mv2_ade20k.py', '../_base_/methods/cad.py']
 
-# assumption: 3 is the weight on COCO, the text at hand gives none for segmentation
-model = dict(distiller=dict(loss=dict(type='CADLoss', loss_weight=3.0)))
+model = _base_.pop('method').model

@@ -1,5 +1,3 @@
-_base_ = '../_base_/pairs/retinanet-x101_retinanet-r50_coco.py'
+_base_ = ['../_base_/pairs/retinanet-x101_retinanet-r50_coco.py', '../_base_/methods/cad.py']
 
-# the paper's weight on COCO
-# assumption: neither init_student nor clip_grad, which FGD and MGD have; the text at hand is silent
-model = dict(distiller=dict(loss=dict(type='CADLoss', loss_weight=3.0)))
+model = _base_.pop('method').model

@@ -1,4 +1,6 @@
-_base_ = '../_base_/pairs/cascade-mask-rcnn-x101_mask-rcnn-r50_coco.py'
+_base_ = [
+    '../_base_/pairs/cascade-mask-rcnn-x101_mask-rcnn-r50_coco.py',
+    '../_base_/methods/cwd_detection.py',
+]
 
-# assumption: MMRazor's values for detectors on COCO
-model = dict(distiller=dict(loss=dict(type='ChannelWiseDivergence', tau=1.0, loss_weight=10.0)))
+model = _base_.pop('method').model

@@ -1,22 +1,7 @@
-_base_ = '../_base_/pairs/cascade-mask-rcnn-x101_mask-rcnn-r50_coco.py'
+_base_ = [
+    '../_base_/pairs/cascade-mask-rcnn-x101_mask-rcnn-r50_coco.py',
+    '../_base_/methods/fgd_two-stage.py',
+]
 
-model = dict(
-    distiller=dict(
-        loss=dict(
-            # the paper's values for two-stage detectors
-            type='FGDLoss',
-            alpha=5e-5,
-            beta=2.5e-5,
-            gamma=5e-5,
-            lambda_=5e-7,
-            temperature=0.5,
-        ),
-        student_connector=dict(type='GlobalContextConnector', in_channels='auto'),
-        teacher_connector=dict(type='GlobalContextConnector', in_channels='auto'),
-        pairs=[
-            dict(student=f'neck.fpn_convs.{i}.conv', teacher=f'neck.fpn_convs.{i}.conv')
-            for i in range(4)
-        ],
-    ),
-)
-optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))
+model = _base_.method.model
+optim_wrapper = _base_.pop('method').optim_wrapper

@@ -1,4 +1,3 @@
-_base_ = '../_base_/pairs/pspnet-r101_pspnet-r18_voc12aug.py'
+_base_ = ['../_base_/pairs/pspnet-r101_pspnet-r18_voc12aug.py', '../_base_/methods/lad.py']
 
-# assumption: 3 is the weight on COCO, the text at hand gives none for segmentation
-model = dict(distiller=dict(loss=dict(type='LADLoss', loss_weight=3.0)))
+model = _base_.pop('method').model

@@ -1,5 +1,6 @@
-_base_ = '../_base_/pairs/cascade-mask-rcnn-x101_mask-rcnn-r50_coco.py'
+_base_ = [
+    '../_base_/pairs/cascade-mask-rcnn-x101_mask-rcnn-r50_coco.py',
+    '../_base_/methods/lad.py',
+]
 
-# the paper's weight on COCO
-# assumption: neither init_student nor clip_grad, which FGD and MGD have; the text at hand is silent
-model = dict(distiller=dict(loss=dict(type='LADLoss', loss_weight=3.0)))
+model = _base_.pop('method').model

@@ -1,4 +1,3 @@
-_base_ = '../_base_/pairs/pspnet-r101_pspnet-r18_voc12aug.py'
+_base_ = ['../_base_/pairs/pspnet-r101_pspnet-r18_voc12aug.py', '../_base_/methods/md.py']
 
-# assumption: the weight of the naive distillation
-model = dict(distiller=dict(loss=dict(type='MagnitudeLoss', loss_weight=100.0)))
+model = _base_.pop('method').model

@@ -1,4 +1,6 @@
-_base_ = '../_base_/pairs/upernet-swin-b_upernet-swin-t_ade20k.py'
+_base_ = [
+    '../_base_/pairs/upernet-swin-b_upernet-swin-t_ade20k.py',
+    '../_base_/methods/md_upernet.py',
+]
 
-# assumption: the weight of the naive distillation
-model = dict(distiller=dict(loss=dict(type='MagnitudeLoss', loss_weight=10.0)))
+model = _base_.pop('method').model

@@ -1,21 +1,7 @@
-_base_ = '../_base_/pairs/retinanet-x101_retinanet-r50_coco.py'
+_base_ = [
+    '../_base_/pairs/retinanet-x101_retinanet-r50_coco.py',
+    '../_base_/methods/mgd_one-stage.py',
+]
 
-# MMRazor's loss and connector, which draws a new mask in each iteration, the same for all channels of
-# an image; as the released code. The values are those of the paper for one-stage detectors.
-model = dict(
-    init_student=['neck', 'bbox_head'],  # they begin with the teacher's weights
-    distiller=dict(
-        loss=dict(type='MGDLoss', alpha_mgd=2e-5),
-        student_connector=dict(
-            type='MGDConnector',
-            student_channels='auto',
-            teacher_channels='auto',
-            lambda_mgd=0.65,
-        ),
-        pairs=[
-            dict(student=f'neck.fpn_convs.{i}.conv', teacher=f'neck.fpn_convs.{i}.conv')
-            for i in range(5)
-        ],
-    ),
-)
-optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))
+model = _base_.method.model
+optim_wrapper = _base_.pop('method').optim_wrapper

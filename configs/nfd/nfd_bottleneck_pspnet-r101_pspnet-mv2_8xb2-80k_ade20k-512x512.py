@@ -1,4 +1,3 @@
-_base_ = '../_base_/pairs/pspnet-r101_pspnet-mv2_ade20k.py'
+_base_ = ['../_base_/pairs/pspnet-r101_pspnet-mv2_ade20k.py', '../_base_/methods/nfd.py']
 
-# assumption: NFD is 2 (1 - correlation) of each channel, so that 1.5 weighs it as 3 weighs CAD
-model = dict(distiller=dict(loss=dict(type='NFDLoss', loss_weight=1.5)))
+model = _base_.pop('method').model

@@ -1,3 +1,6 @@
-_base_ = './lad_neck_retinanet-r18-w32_retinanet-r18-w8_1xb16-3k_digit-scenes-64x64.py'
+_base_ = [
+    './lad_neck_retinanet-r18-w32_retinanet-r18-w8_1xb16-3k_digit-scenes-64x64.py',
+    '../_base_/methods/cad.py',
+]
 
-model = dict(distiller=dict(loss=dict(type='CADLoss', loss_weight=3.0)))
+model = _base_.pop('method').model

@@ -1,4 +1,4 @@
-_base_ = './pspnet_r18-w4_1xb16-4k_digit-scenes-48x48.py'
+_base_ = ['./pspnet_r18-w4_1xb16-4k_digit-scenes-48x48.py', '../_base_/methods/lad.py']
 
 model = dict(
     _delete_=True,
@@ -11,8 +11,7 @@ model = dict(
     teacher_ckpt='work_dirs/pspnet_r18-w12_1xb16-4k_digit-scenes-48x48/iter_4000.pth',
     distiller=dict(
         type='FeatureDistiller',
-        # assumption: the paper states weight 3 for COCO; for segmentation the text at hand is silent
-        loss=dict(type='LADLoss', loss_weight=3.0),
+        loss=_base_.pop('method').model.distiller.loss,
         # assumption: the last feature before the classifier
         pairs=[dict(student='decode_head.bottleneck', teacher='decode_head.bottleneck')],
     ),

@@ -1,4 +1,4 @@
-_base_ = './retinanet_r18-w8_1xb16-3k_digit-scenes-64x64.py'
+_base_ = ['./retinanet_r18-w8_1xb16-3k_digit-scenes-64x64.py', '../_base_/methods/lad.py']
 
 model = dict(
     _delete_=True,
@@ -12,8 +12,7 @@ model = dict(
     teacher_ckpt='work_dirs/retinanet_r18-w32_1xb16-3k_digit-scenes-64x64/iter_3000.pth',
     distiller=dict(
         type='FeatureDistiller',
-        # the paper's weight on COCO
-        loss=dict(type='LADLoss', loss_weight=3.0),
+        loss=_base_.pop('method').model.distiller.loss,
         # all maps of the neck; their losses are summed
         pairs=[dict(student=f'neck[{i}]', teacher=f'neck[{i}]') for i in range(3)],
     ),

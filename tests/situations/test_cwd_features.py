@@ -8,11 +8,11 @@ import os
 import warnings
 
 import pytest
-from calling import make_distill_config
 from helpers import build, pspnet
 from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
+from rawkd_mm import distill_config
 from rawkd_mm.features import AutoFeatureError, find_classifier
 from rawkd_mm.training import UsageError, load_config
 
@@ -61,7 +61,7 @@ MODELS = {
 
 def choose(student, teacher):
     args = argparse.Namespace(method='cwd', features=['auto'])
-    pairs, _ = make_distill_config.choose_pairs(args, student, teacher, SIZE)
+    pairs, _ = distill_config.choose_pairs(args, student, teacher, SIZE)
     return pairs
 
 
@@ -128,13 +128,13 @@ def test_published_families(family):
     folder = os.path.join(get_installed_path('mmseg'), '.mim', 'configs', family)
     name = min((f for f in os.listdir(folder) if f.endswith('.py')), key=len)
     try:
-        cfg = make_distill_config.read_config(f'mmseg::{family}/{name}', 'student')
+        cfg = distill_config.read_config(f'mmseg::{family}/{name}', 'student')
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            model = make_distill_config.build_alone(cfg, 'student')
+            model = distill_config.build_alone(cfg, 'student')
     except UsageError as error:
         pytest.skip(f'not installed: {error}')
-    images = make_distill_config.trial_size(cfg)
+    images = distill_config.trial_size(cfg)
     main = getattr(model, 'decode_head', None)
     last = main[-1] if isinstance(cfg.model.get('decode_head'), list) else main
     path = f'decode_head.{len(main) - 1}' if last is not main else 'decode_head'

@@ -32,6 +32,7 @@ from torch import nn
 from zoo import ROOT
 
 import rawkd_mm
+from rawkd_mm import distill_config
 from rawkd_mm.hooks import FeatureGeometryHook, NonFiniteLossHook, ResumableCheckpointHook
 from rawkd_mm.losses import CADLoss
 from rawkd_mm.registry import find_type, type_name
@@ -463,7 +464,7 @@ def test_teachers_model_that_cannot_be_written(folder, tmp_path):
     text = (folder / 'teacher.py').read_text() + '\nmodel["backbone"]["odd"] = nn.GELU\n'
     teacher.write_text(text)
     with pytest.raises(UsageError, match=r'--teacher .*model.backbone.odd = the class torch'):
-        make_distill_config.read_config(str(teacher), 'teacher')
+        distill_config.read_config(str(teacher), 'teacher')
 
 
 @pytest.mark.slow

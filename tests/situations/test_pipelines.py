@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import TRANSFORMS, DefaultScope
 from mmengine.utils import get_installed_path
 
+from rawkd_mm import distill_config
 from rawkd_mm.training import UsageError, class_names, load_config, training_images
 
 RANGE = dict(type='RandomChoiceResize', scales=[(480, 1333), (800, 1333)], keep_ratio=True)
@@ -285,18 +286,18 @@ def check(name):
     Gives whether it could be read at all: some need packages that are not installed.
     """
     try:
-        cfg = make_distill_config.read_config(name, 'student')
+        cfg = distill_config.read_config(name, 'student')
     except UsageError as error:
         assert re.search(r'cannot be read|has no model', str(error)), error
         return False
     images, classes = training_images(cfg), class_names(cfg)
-    size = make_distill_config.trial_size(cfg)
+    size = distill_config.trial_size(cfg)
     assert min(size) >= 16 and all(isinstance(x, int) for x in size)
-    written = make_distill_config.written_out(cfg)
+    written = distill_config.written_out(cfg)
     assert isinstance(written.get('type'), (str, type))
     assert classes is None or all(isinstance(c, str) for c in classes)
     try:
-        make_distill_config.check_trainable(name, cfg)
+        distill_config.check_trainable(name, cfg)
     except UsageError as error:
         assert 'the config has no' in str(error)
         return True

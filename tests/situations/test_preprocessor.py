@@ -23,10 +23,10 @@ from mmengine.runner import Runner
 from torch import nn
 from zoo import ROOT
 
+from rawkd_mm import distill_config
 from rawkd_mm.training import inline_models, student_config, teacher_config, training_images
 
 sys.path.insert(0, str(ROOT / 'tools'))
-import make_distill_config  # noqa: E402
 import test as test_tool  # noqa: E402 (tools/test.py)
 
 OWN = preprocessor(mean=[10.0, 20.0, 30.0], std=[5.0, 6.0, 7.0])
@@ -208,8 +208,8 @@ def test_tools_agree(tmp_path, monkeypatch):
     """make_distill_config.py, from the student's file; tools/test.py --tta."""
     monkeypatch.chdir(tmp_path)
     file = student_file(tmp_path, OWN, TOP)
-    cfg = make_distill_config.read_config(str(file), 'student')
-    assert make_distill_config.written_out(cfg).data_preprocessor == OWN
+    cfg = distill_config.read_config(str(file), 'student')
+    assert distill_config.written_out(cfg).data_preprocessor == OWN
     assert training_images(cfg)[:2] == (32, 32)
     reduced = student_config(distillation(file, 'by path'))
     reduced.update(

@@ -14,10 +14,11 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from zoo import CONFIGS, read
 
+from rawkd_mm import distill_config
 from rawkd_mm.features import FeatureSource, dry_run
 from rawkd_mm.training import load_config
 
-METHODS = make_distill_config.METHODS
+METHODS = distill_config.METHODS
 # The zoo's ablations: another feature than the tool chooses.
 ABLATIONS = ('_backbone_',)
 SIZE = (128, 128)
@@ -47,7 +48,7 @@ def published():
         if key not in kept:
             kept.clear()
             kept[key] = [
-                make_distill_config.build_alone(c, role)
+                distill_config.build_alone(c, role)
                 for c, role in ((student_cfg, 'student'), (teacher_cfg, 'teacher'))
             ]
         return kept[key]
@@ -90,10 +91,10 @@ def check(name, student, teacher):
     args = argparse.Namespace(
         method=method, features=['auto'], teacher='zoo::teacher', teacher_ckpt='t.pth'
     )
-    chosen = make_distill_config.choose_method(method, student)
-    pairs, _ = make_distill_config.choose_pairs(args, student, teacher, SIZE)
-    inherited, _ = make_distill_config.find_inherited(args, student, teacher)
-    ours = make_distill_config.make_model(args, None, chosen, pairs, None, {}, inherited)
+    chosen = distill_config.choose_method(method, student)
+    pairs, _ = distill_config.choose_pairs(args, student, teacher, SIZE)
+    inherited, _ = distill_config.find_inherited(args, chosen, student, teacher)
+    ours = distill_config.make_model(args, None, chosen, pairs, None, {}, inherited)
     zoo = cfg.model
     assert ours.get('init_student') == zoo.get('init_student')
     assert plain(ours['distiller']['loss']) == plain(zoo.distiller.loss)

@@ -16,6 +16,7 @@ from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.utils import get_installed_path
 
+from rawkd_mm import distill_config
 from rawkd_mm.training import (
     TrialError,
     UsageError,
@@ -205,7 +206,7 @@ model = dict(
 train_dataloader = dict(dataset=dict(pipeline=[dict(type='Resize', scale=(192, 192))]))
 """
     (tmp_path / 'dino.py').write_text(text)
-    monkeypatch.setattr(make_distill_config, 'CPU_SIZE', 64)
+    monkeypatch.setattr(distill_config.models, 'CPU_SIZE', 64)
     cfg = load_config(str(tmp_path / 'dino.py'))
     with DefaultScope.overwrite_default_scope('mmdet'):
         torch.save(MODELS.build(cfg.model).state_dict(), tmp_path / 'dino.pth')
@@ -246,8 +247,8 @@ def test_published_families(family):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try:
-            cfg = make_distill_config.read_config(f'{family}/{small[0]}', 'student')
-            model = make_distill_config.build_alone(cfg, 'student')
+            cfg = distill_config.read_config(f'{family}/{small[0]}', 'student')
+            model = distill_config.build_alone(cfg, 'student')
         except UsageError as error:
             pytest.skip(f'not installed, or needs files: {error}')
         model.init_weights()

@@ -1,0 +1,4 @@
+# assumption: the weight of the naive distillation
+_base_ = './naive_upernet.py'
+
+method = dict(model=dict(distiller=dict(loss=dict(type='MagnitudeLoss'))))

@@ -1,0 +1,80 @@
+"""The models of a student's and a teacher's config, each alone."""
+
+import copy
+from contextlib import AbstractContextManager
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from rawkd_mm.teachers import build_teacher
+from rawkd_mm.training import (
+    UsageError,
+    inline_models,
+    load_config,
+    refuse_what_is_no_text,
+    student_config,
+    training_images,
+)
+
+# Images of the trial where there is no GPU: the longer side has at most as many pixels.
+CPU_SIZE = 256
+DEFAULT_SIZE = (256, 256)
+
+
+def read_config(name: str, role: str) -> Config:
+    """Read a config that is written or inherited: a file, or a published one by its name."""
+    cfg = student_config(load_config(name))
+    if 'model' not in cfg:
+        raise UsageError(f'--{role} {name}: the config has no model, only {sorted(cfg.keys())}')
+    if '::' not in name:  # its content is written out: all of the student's, the teacher's model
+        written = cfg if role == 'student' else dict(model=written_out(cfg))
+        refuse_what_is_no_text(written, f'--{role} {name}')
+    return cfg
+
+
+def written_out(cfg: Config) -> Config:
+    """Give a config's model as a teacher's is written: complete, without weights to begin with."""
+    model = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    if cfg.get('default_scope'):
+        model.setdefault('_scope_', cfg.default_scope)
+    whole = copy.deepcopy(cfg)
+    whole.model = dict(architecture=dict(type=''), teacher=model, teacher_ckpt='given')
+    return inline_models(whole).model.teacher
+
+
+def build_alone(cfg: Config, role: str) -> nn.Module:
+    """Build a config's model, without weights to begin with."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return build_teacher(written_out(cfg))
+    except Exception as error:
+        raise UsageError(f'the {role} cannot be built: {type(error).__name__}: {error}') from error
+
+
+def check_trainable(name: str, cfg: Config) -> None:
+    """Refuse a student whose config has nothing to train it with, as MMEngine's Runner would."""
+    missing = [k for k in ('train_dataloader', 'train_cfg', 'optim_wrapper') if not cfg.get(k)]
+    if missing:
+        raise UsageError(
+            f'--student {name}: the config has no {", ".join(missing)}, so that nothing can be '
+            'trained. The student keeps its own data and schedule: add them to its config'
+        )
+
+
+def trial_size(cfg: Config) -> tuple[int, int]:
+    """Give the student's crop, or, without a GPU, a smaller image of that shape."""
+    height, width = (training_images(cfg) or DEFAULT_SIZE)[:2]
+    longer = max(height, width)
+    if get_device() != 'cpu' or longer <= CPU_SIZE:
+        return height, width
+    return tuple(max(32, round(x * CPU_SIZE / longer / 32) * 32) for x in (height, width))
+
+
+def scope_of(cfg: Config) -> AbstractContextManager:
+    """Let the names in a config mean what they mean in a training, for as long as it lasts."""
+    return DefaultScope.overwrite_default_scope(cfg.get('default_scope'))

@@ -1,0 +1,81 @@
+"""The fragments of the methods, as make_distill_config.py reads them; its pairs: test_tools/."""
+
+import shutil
+import sys
+
+import pytest
+from helpers import build, faster_rcnn, pspnet, retinanet, upernet_swin
+from zoo import CONFIGS, ROOT, read
+
+from rawkd_mm.distill_config import METHODS, choose_method, methods
+from rawkd_mm.training import UsageError
+
+sys.path.insert(0, str(ROOT / 'tools'))
+import make_distill_config  # noqa: E402
+
+FOLDER = CONFIGS / '_base_' / 'methods'
+FRAGMENTS = sorted(path.stem for path in FOLDER.glob('*.py'))
+KINDS = dict(segmentation=pspnet, upernet=upernet_swin, one_stage=retinanet, two_stages=faster_rcnn)
+
+
+def test_the_command_line_has_the_same_methods():
+    assert make_distill_config.METHODS == METHODS
+    assert {name.partition('_')[0] for name in FRAGMENTS} == set(METHODS)
+
+
+def test_nothing_below_imports_it():
+    package = ROOT / 'rawkd_mm'
+    for path in package.rglob('*.py'):
+        if path.relative_to(package).parts[0] not in ('distill_config', '.mim'):
+            text = path.read_text().replace('make_distill_config', '')
+            assert 'distill_config' not in text, path
+
+
+@pytest.mark.usefixtures('mmdet')
+def test_every_fragment_is_taken(monkeypatch):
+    taken = set()
+    find = methods.find_fragment
+    monkeypatch.setattr(
+        methods, 'find_fragment', lambda *a: (file := find(*a)) and (taken.add(file.stem) or file)
+    )
+    for make in KINDS.values():
+        model = build(make())
+        for name in METHODS:
+            try:
+                method = choose_method(name, model)
+            except UsageError:
+                assert name in ('fgd', 'fkd') and hasattr(model, 'decode_head')
+            else:
+                assert method.loss['type'] and method.note
+    assert taken == set(FRAGMENTS)
+
+
+def test_a_segmentor_is_told_what_there_is():
+    message = 'For segmentation there are lad, cad, pad, naive, md, nfd, cwd, mgd$'
+    with pytest.raises(UsageError, match=message):
+        choose_method('fgd', build(pspnet()))
+
+
+def test_nothing_but_the_model_is_left_of_a_fragment():
+    names = [
+        'cad/cad_bottleneck_pspnet-r101_pspnet-r18_8xb2-80k_cityscapes-512x1024.py',
+        'quickstart/lad_bottleneck_pspnet-r18-w12_pspnet-r18-w4_1xb16-4k_digit-scenes-48x48.py',
+        'quickstart/cad_bottleneck_pspnet-r18-w12_pspnet-r18-w4_1xb16-4k_digit-scenes-48x48.py',
+    ]
+    for name in names:
+        assert 'method' not in read(name) and 'note' not in read(name).model
+
+
+def test_fragments_are_found_where_the_package_is_installed(monkeypatch, tmp_path):
+    package = tmp_path / 'rawkd_mm'
+    monkeypatch.setattr(methods, '_PACKAGE', package)
+    with pytest.raises(UsageError, match='the configs of rawkd_mm are missing'):
+        methods.find_root()
+    shutil.copytree(FOLDER, tmp_path / methods.FRAGMENTS)  # a checkout
+    assert methods.find_root() == tmp_path
+    shutil.copytree(FOLDER, package / '.mim' / methods.FRAGMENTS)  # a wheel
+    assert methods.find_root() == package / '.mim'
+    shutil.rmtree(package)
+    (package / '.mim').mkdir(parents=True)  # an editable install
+    (package / '.mim' / 'configs').symlink_to('../../configs')
+    assert methods.find_root() == tmp_path
