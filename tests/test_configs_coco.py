@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -31,8 +32,12 @@ from zoo import (
     without,
 )
 
-from rawkd_mm.datasets.digit_scenes_generator import CLASSES, DigitScenesOptions, generate
+from rawkd_mm.datasets.digit_scenes_folder import CLASSES
 from rawkd_mm.training import is_distillation, resolve_model, student_config
+
+sys.path.insert(0, str(ROOT / 'tools/dataset_converters'))
+
+from digit_scenes_generator import DigitScenesOptions, generate  # noqa: E402
 
 # student: its teacher, what its config and mmdet's are called, its type, its learning rate
 PAIRS = {

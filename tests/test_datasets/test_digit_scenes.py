@@ -18,9 +18,13 @@ from mmseg.registry import DATASETS
 from PIL import Image
 
 from rawkd_mm.datasets import DigitScenesDataset
-from rawkd_mm.datasets import digit_scenes_generator as generator
+from rawkd_mm.datasets.digit_scenes_folder import command_for, find_problem
 
 REPO = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPO / 'tools/dataset_converters'))
+
+import digit_scenes_generator as generator  # noqa: E402
+
 SCRIPT = 'tools/dataset_converters/digit_scenes.py'
 COUNTS = dict(train=40, val=20)
 OPTIONS = generator.DigitScenesOptions(**COUNTS)
@@ -391,7 +395,7 @@ def test_other_options_need_overwrite(tmp_path):
         generator.DigitScenesError, match='train is 3 there and 2 was asked for; seed is 0 there'
     ):
         generator.generate(tmp_path, other)
-    assert generator.find_problem(tmp_path) is None
+    assert find_problem(tmp_path) is None
     assert generator.generate(tmp_path, other, overwrite=True).made
     assert len(list((tmp_path / 'images' / 'train').iterdir())) == 2
     generator.generate(tmp_path.with_name(tmp_path.name + '-fresh'), other)
@@ -414,12 +418,12 @@ def test_damaged_folder(tmp_path):
         generator.DigitScenesError, match='has 2 PNG files, expected 3.*--overwrite'
     ):
         generator.generate(tmp_path, options)
-    assert '--train 3 --val 2' in generator.command_for(tmp_path)
-    assert generator.command_for(tmp_path).endswith('--overwrite')
+    assert '--train 3 --val 2' in command_for(tmp_path)
+    assert command_for(tmp_path).endswith('--overwrite')
     assert generator.generate(tmp_path, options, overwrite=True).made
-    assert generator.find_problem(tmp_path) is None
+    assert find_problem(tmp_path) is None
     (tmp_path / 'coco' / 'val.json').unlink()
-    assert 'val.json' in generator.find_problem(tmp_path)
+    assert 'val.json' in find_problem(tmp_path)
 
 
 @pytest.mark.parametrize('name', ['notes.txt', 'meta.json', 'images'])
@@ -448,7 +452,7 @@ def test_interrupted_run_is_started_again(tmp_path, monkeypatch, caplog, step):
     with pytest.raises(KeyboardInterrupt):
         generator.generate(tmp_path, options)
     monkeypatch.undo()
-    assert 'incomplete' in generator.find_problem(tmp_path)
+    assert 'incomplete' in find_problem(tmp_path)
     assert not (tmp_path / 'images').exists()
     assert generator.generate(tmp_path, options).made
     assert 'An earlier run was interrupted' in caplog.text
@@ -471,7 +475,7 @@ def test_interrupted_replacement(tmp_path, monkeypatch):
         patch.setattr(generator, '_finish_split', lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             generator.generate(tmp_path, new, overwrite=True)
-    assert generator.find_problem(tmp_path) is None
+    assert find_problem(tmp_path) is None
     assert not generator.generate(tmp_path, old).made
     assert not (tmp_path / '.partial').exists()
     # ... and while they are being exchanged nobody takes the mixture for whole.
@@ -479,7 +483,7 @@ def test_interrupted_replacement(tmp_path, monkeypatch):
         patch.setattr(Path, 'rename', fail_at_coco)
         with pytest.raises(OSError, match='no more'):
             generator.generate(tmp_path, new, overwrite=True)
-    assert 'incomplete' in generator.find_problem(tmp_path)
+    assert 'incomplete' in find_problem(tmp_path)
     assert generator.generate(tmp_path, new).made
     generator.generate(tmp_path.with_name(tmp_path.name + '-fresh'), new)
     assert contents(tmp_path) == contents(tmp_path.with_name(tmp_path.name + '-fresh'))
@@ -564,6 +568,7 @@ def run_script(*args, cwd=REPO):
 def test_script_starts_without_pytorch():
     code = (
         'import runpy, sys; sys.argv = ["digit_scenes.py", "--help"]\n'
+        f'sys.path.insert(0, {str(Path(SCRIPT).parent)!r})\n'
         f'try: runpy.run_path({SCRIPT!r}, run_name="__main__")\n'
         'except SystemExit: pass\n'
         'print(sorted({"torch", "mmseg", "mmengine", "sklearn"} & set(sys.modules)))'
@@ -625,7 +630,7 @@ def test_killed_script(tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert list(root.rglob('*.png')), 'not killed in the middle of its work'
-    assert 'interrupted' in generator.find_problem(root)
+    assert 'interrupted' in find_problem(root)
 
     done = run_script('--root', root, '--train', COUNTS['train'], '--val', 1, '--workers', 1)
     assert done.returncode == 0, done.stderr
@@ -636,7 +641,7 @@ def test_killed_script(tmp_path):
         'images',
         'meta.json',
     ]
-    assert generator.find_problem(root) is None
+    assert find_problem(root) is None
 
 
 def test_two_processes_at_once(tmp_path):
@@ -652,4 +657,4 @@ def test_two_processes_at_once(tmp_path):
     printed = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert sorted(text.split()[0] for text in printed) in (['Made', str(root)], [str(root), 'Made'])
-    assert generator.find_problem(root) is None
+    assert find_problem(root) is None

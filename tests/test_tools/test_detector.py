@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pickle
+import sys
 
 import pytest
 import torch
@@ -10,8 +11,11 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from tool_project import ROOT, TOOLS
 
-from rawkd_mm.datasets.digit_scenes_generator import DigitScenesOptions, generate
 from rawkd_mm.training import load_config
+
+sys.path.insert(0, str(TOOLS / 'dataset_converters'))
+
+from digit_scenes_generator import DigitScenesOptions, generate  # noqa: E402
 
 QUICKSTART = ROOT / 'configs/quickstart'
 STUDENT = 'retinanet_r18-w8_1xb16-3k_digit-scenes-64x64.py'

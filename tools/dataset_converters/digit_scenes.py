@@ -1,36 +1,16 @@
-"""Make the DigitScenes data set: see ``rawkd_mm/datasets/digit_scenes_generator.py``.
+"""Make the DigitScenes data set: see digit_scenes_generator.py.
 
-Needs numpy, Pillow, scikit-learn and rich. Nothing is downloaded.
+Needs numpy, Pillow, scikit-learn, filelock and rich. Nothing is downloaded.
 """
 
 import argparse
-import importlib.util
 import logging
 import os
 import sys
 import time
 from pathlib import Path
 
-
-def load_generator():
-    """Load the generator by its path.
-
-    Importing it as a part of ``rawkd_mm`` would import PyTorch and all of OpenMMLab first, which
-    takes many seconds and has nothing to do with making images.
-    """
-    name = 'digit_scenes_generator'
-    file = Path(__file__).resolve().parents[2] / 'rawkd_mm' / 'datasets' / f'{name}.py'
-    if not file.is_file():  # installed: this script is rawkd_mm/.mim/tools/dataset_converters/...
-        file = Path(__file__).resolve().parents[3] / 'datasets' / f'{name}.py'
-    spec = importlib.util.spec_from_file_location(name, file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # worker processes look the functions up by this name
-    spec.loader.exec_module(module)
-    return module
-
-
-# Not under `if __name__`: worker processes import this script to find the generator.
-generator = load_generator()
+import digit_scenes_generator as generator
 
 
 def parse_args() -> argparse.Namespace:

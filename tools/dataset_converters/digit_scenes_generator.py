@@ -4,16 +4,8 @@ Nothing is downloaded: digits and photographs are those that scikit-learn brings
 a pure function of (options, split, index), so scenes can be made in any order and by any number of
 processes, and the first N scenes do not depend on how many there are.
 
-This module needs numpy and Pillow, and scikit-learn only once scenes are made. It must not import
-the rest of ``rawkd_mm``: the command line tool loads it by its path to start without PyTorch.
-
-What a folder holds::
-
-    digit_scenes/
-        images/{train,val}/00000.png         RGB, uint8
-        annotations/{train,val}/00000.png    uint8: 0 background, 1..10 digits 0..9, 255 ignore
-        coco/{train,val}.json                boxes and masks of what is visible, categories 1..10
-        meta.json                            options, counts, checksums; written last
+This module needs numpy and Pillow, and scikit-learn and filelock only once scenes are made. Of
+``rawkd_mm`` it loads one small module by its path, so that the tool starts without PyTorch.
 """
 
 import contextlib
@@ -23,9 +15,8 @@ import json
 import logging
 import math
 import multiprocessing
-import os
-import shlex
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -36,27 +27,15 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _package import load_module
+
+layout = load_module('datasets.digit_scenes_folder')
 logger = logging.getLogger(__name__)
 
 # Raise it whenever the same options give other files than before.
 GENERATOR_VERSION = 1
-
-SPLITS = ('train', 'val')
-CLASSES = ('background',) + tuple(f'digit {digit}' for digit in range(10))
-PALETTE = (
-    (0, 0, 0),
-    (230, 60, 60),
-    (240, 150, 40),
-    (235, 220, 60),
-    (130, 210, 60),
-    (40, 160, 90),
-    (60, 205, 205),
-    (60, 120, 230),
-    (130, 80, 220),
-    (220, 90, 200),
-    (240, 240, 240),
-)
-IGNORE = 255
 
 # Every sequence of random numbers has its own stream: numpy seeds it with (seed, stream, index).
 _STREAMS = {'sources': 0, 'train': 1, 'val': 2}
@@ -83,9 +62,6 @@ _PLACEMENT_ATTEMPTS = 50
 _SOURCE_SIDE = 8
 _SOURCE_MARGIN = 2
 
-_ENTRIES = ('images', 'annotations', 'coco')
-_META = 'meta.json'
-_PARTIAL = '.partial'
 _CHUNK = 50
 
 
@@ -121,7 +97,7 @@ class DigitScenesOptions:
         if not isinstance(self.size, (tuple, list)) or len(self.size) != 2:
             raise ValueError(f'size is {self.size!r}, expected two numbers: give height and width.')
         object.__setattr__(self, 'size', tuple(self.size))
-        for name in SPLITS:
+        for name in layout.SPLITS:
             _check_whole(name, getattr(self, name), 1, _MAX_COUNT, 'give the number of images')
         for side in self.size:
             _check_whole('size', side, _MIN_SIDE, 4096, 'digits are unreadable on smaller scenes')
@@ -242,7 +218,7 @@ def digit_sources(seed: int) -> dict[str, tuple[np.ndarray, ...]]:
         ``sklearn.datasets.load_digits``.
     """
     _, targets = _digits()
-    sources: dict[str, list] = {split: [] for split in SPLITS}
+    sources: dict[str, list] = {split: [] for split in layout.SPLITS}
     for digit in range(10):
         indices = np.flatnonzero(targets == digit)
         order = indices[
@@ -416,7 +392,7 @@ def render_scene(options: DigitScenesOptions, split: str, index: int) -> Scene:
         image = _blend(image, colour, ink)
 
     # Entry 0 is the background, the last one (index -1) what is unsure.
-    label = np.array([0] + [digit + 1 for digit, _ in chosen] + [IGNORE], np.uint8)[top]
+    label = np.array([0] + [digit + 1 for digit, _ in chosen] + [layout.IGNORE], np.uint8)[top]
     instances = [
         Instance(digit, source, top == number)
         for number, (digit, source) in enumerate(chosen, start=1)
@@ -505,7 +481,7 @@ def _write_scene(folder: Path, options: DigitScenesOptions, split: str, index: i
         annotations=annotations,
         digest=digest.digest(),
         left_out=scene.left_out,
-        pixels=pixels[: len(CLASSES)].tolist() + [int(pixels[IGNORE])],
+        pixels=pixels[: len(layout.CLASSES)].tolist() + [int(pixels[layout.IGNORE])],
     )
 
 
@@ -536,7 +512,7 @@ def _write_all(
 ) -> dict:
     """Write a whole data set into an empty folder; return the content of meta.json."""
     (folder / 'coco').mkdir()
-    tasks, num_scenes = [], {split: getattr(options, split) for split in SPLITS}
+    tasks, num_scenes = [], {split: getattr(options, split) for split in layout.SPLITS}
     for split, count in num_scenes.items():
         for entry in ('images', 'annotations'):
             (folder / entry / split).mkdir(parents=True)
@@ -544,7 +520,7 @@ def _write_all(
             (str(folder), options, split, start, min(start + _CHUNK, count))
             for start in range(0, count, _CHUNK)
         ]
-    records: dict[str, list[dict]] = {split: [] for split in SPLITS}
+    records: dict[str, list[dict]] = {split: [] for split in layout.SPLITS}
     done, total = 0, sum(num_scenes.values())
     if progress:
         progress(done, total)
@@ -559,13 +535,13 @@ def _write_all(
         dataset='DigitScenes',
         generator_version=GENERATOR_VERSION,
         options=options.as_dict(),
-        classes=list(CLASSES),
+        classes=list(layout.CLASSES),
         splits={},
     )
-    for split in SPLITS:
+    for split in layout.SPLITS:
         meta['splits'][split] = _finish_split(folder, split, records[split])
     # With a line break at the end, for people who print it.
-    (folder / _META).write_text(json.dumps(meta, indent=2) + '\n')
+    (folder / layout.META).write_text(json.dumps(meta, indent=2) + '\n')
     return meta
 
 
@@ -580,8 +556,8 @@ def _finish_split(folder: Path, split: str, records: list[dict]) -> dict:
             dict(id=number, **annotation) for number, annotation in enumerate(annotations, start=1)
         ],
         categories=[
-            dict(id=category, name=CLASSES[category], supercategory='digit')
-            for category in range(1, len(CLASSES))
+            dict(id=category, name=layout.CLASSES[category], supercategory='digit')
+            for category in range(1, len(layout.CLASSES))
         ],
     )
     (folder / 'coco' / f'{split}.json').write_text(_to_json(coco))
@@ -593,7 +569,7 @@ def _finish_split(folder: Path, split: str, records: list[dict]) -> dict:
         left_out=sum(record['left_out'] for record in records),
         pixel_percent={
             name: round(100 * float(count / pixels.sum()), 3)
-            for name, count in zip(CLASSES + ('ignore',), pixels)
+            for name, count in zip(layout.CLASSES + ('ignore',), pixels)
         },
         # Of pixels and annotations, not of files: other versions of zlib pack the same differently.
         checksum=checksum,
@@ -603,92 +579,28 @@ def _finish_split(folder: Path, split: str, records: list[dict]) -> dict:
 @contextlib.contextmanager
 def _lock(root: Path) -> Iterator[None]:
     """Keep two processes from writing one folder; the lock goes with the process that holds it."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    handle = os.open(root, os.O_RDONLY)
+    from filelock import FileLock, Timeout
+
+    # Beside the folder, which holds nothing but the data.
+    path = root.resolve()
+    lock = FileLock(path.parent / f'.{path.name}.lock')
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire(timeout=0)
+        except Timeout:
             logger.warning('Another process is writing %s; waiting for it.', root)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            logger.warning(
-                '%s cannot be locked (%s): do not write it from two processes.', root, error
-            )
+            lock.acquire()
+    except OSError as error:
+        logger.warning('%s cannot be locked (%s): do not write it from two processes.', root, error)
+    try:
         yield
     finally:
-        os.close(handle)
-
-
-def command_for(root: str | Path) -> str:
-    """The shell command, run in this repository, that makes a folder whole.
-
-    Args:
-        root: The folder. If it is damaged, the command has the options it was made with.
-
-    Returns:
-        One line.
-    """
-    words = ['python', 'tools/dataset_converters/digit_scenes.py', '--root', str(root)]
-    meta = _read_meta(Path(root))
-    if meta:
-        for name, value in meta.get('options', {}).items():
-            values = value if isinstance(value, list) else [value]
-            words += ['--' + name.replace('_', '-'), *map(str, values)]
-        words.append('--overwrite')
-    return shlex.join(words)
-
-
-def _read_meta(root: Path) -> dict | None:
-    """The content of meta.json, None where there is none, an empty dict where it is unreadable."""
-    try:
-        meta = json.loads((root / _META).read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        return {}
-    return meta if isinstance(meta, dict) and meta.get('dataset') == 'DigitScenes' else {}
-
-
-def find_problem(root: str | Path) -> str | None:
-    """Say what is wrong with a DigitScenes folder, without reading the images.
-
-    Args:
-        root: The folder.
-
-    Returns:
-        None if it is complete, else one sentence without a full stop.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        return f'there is no folder {str(root)!r}'
-    meta = _read_meta(root)
-    if meta is None:
-        if (root / _PARTIAL).exists():
-            return f'{str(root)!r} is incomplete: the run that made it was interrupted'
-        return f'{str(root)!r} is no DigitScenes folder: it has no {_META}'
-    try:
-        expected = {split: meta['splits'][split]['images'] for split in SPLITS}
-    except (KeyError, TypeError):
-        return f'{str(root / _META)!r} cannot be understood'
-    for split, count in expected.items():
-        for entry in ('images', 'annotations'):
-            folder = root / entry / split
-            found = sum(1 for _ in folder.glob('*.png'))
-            if found != count:
-                return f'{str(folder)!r} has {found} PNG files, expected {count}'
-        if not (root / 'coco' / f'{split}.json').is_file():
-            return f'{str(root / "coco" / f"{split}.json")!r} is missing'
-    return None
+        lock.release()
 
 
 def _check_same(root: Path, options: DigitScenesOptions, meta: dict) -> None:
     """Raise DigitScenesError unless the folder is complete and has what is asked for."""
-    problem = find_problem(root)
+    problem = layout.find_problem(root)
     if problem:
         raise DigitScenesError(
             f'{problem[0].upper()}{problem[1:]}. Make it again with --overwrite '
@@ -729,9 +641,8 @@ def generate(
         root: The folder; it and the ones above it are made if need be.
         options: What to make.
         workers: Number of processes. More than 1 starts fresh ones, so that the calling script
-            needs the usual ``if __name__ == '__main__'``; they import this module by the name it
-            has here, which as a part of ``rawkd_mm`` takes longer than most data sets. The command
-            line tool avoids that. Defaults to 1.
+            needs the usual ``if __name__ == '__main__'``; they import this module by its name.
+            Defaults to 1.
         overwrite: Replace other or damaged scenes in the folder. A folder that was not made by this
             function is never touched. Defaults to False.
         progress: Called with the numbers of scenes done and to do. Defaults to None.
@@ -750,9 +661,9 @@ def generate(
             f'{str(root)!r} is a file, expected a folder: choose another --root.'
         )
     root.mkdir(parents=True, exist_ok=True)
-    partial = root / _PARTIAL
+    partial = root / layout.PARTIAL
     with _lock(root):
-        meta = _read_meta(root)
+        meta = layout.read_meta(root)
         interrupted = partial.exists()
         content = sorted(path.name for path in root.iterdir())
         if content and not meta and not interrupted:
@@ -776,12 +687,12 @@ def generate(
         folder = Path(tempfile.mkdtemp(dir=partial))
         meta = _write_all(folder, options, workers, progress)
         # From here to the end the folder has no meta.json, so nobody takes it for complete.
-        (root / _META).unlink(missing_ok=True)
-        for entry in _ENTRIES:
+        (root / layout.META).unlink(missing_ok=True)
+        for entry in layout.ENTRIES:
             if (root / entry).exists():
                 shutil.rmtree(root / entry)
             (folder / entry).rename(root / entry)
-        (folder / _META).rename(root / _META)
+        (folder / layout.META).rename(root / layout.META)
         shutil.rmtree(partial)
     return Result(True, meta)
 
@@ -810,7 +721,7 @@ def write_preview(
         enlarge: Pixels of the sheet for one of the scene. Defaults to 2.
     """
     root, colours = Path(root), np.full((256, 3), 128, np.uint8)
-    colours[: len(PALETTE)] = PALETTE
+    colours[: len(layout.PALETTE)] = layout.PALETTE
     files = sorted((root / 'images' / split).glob('*.png'))[: rows * columns]
     cells = []
     for file in files:
@@ -823,7 +734,9 @@ def write_preview(
         corner = (number % columns * (width + 4), legend + number // columns * (height + 4))
         sheet.paste(Image.fromarray(cell).resize((width, height), Image.Resampling.NEAREST), corner)
     draw, x = ImageDraw.Draw(sheet), 4
-    for name, colour in zip(CLASSES[1:] + ('ignore',), PALETTE[1:] + ((128, 128, 128),)):
+    for name, colour in zip(
+        layout.CLASSES[1:] + ('ignore',), layout.PALETTE[1:] + ((128, 128, 128),)
+    ):
         draw.text((x, 2), name, fill=colour)
         x += round(draw.textlength(name)) + 14
     sheet.save(path)
