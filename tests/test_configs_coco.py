@@ -143,7 +143,7 @@ def published_ap(name, mask):
 
 def stated_ap(method, student):
     """The paper's, as a cell of our tables."""
-    tables = json.loads((ROOT / 'tools/analysis_tools/paper_tables.json').read_text())
+    tables = json.loads((ROOT / 'rawkd_mm/analysis/paper_tables.json').read_text())
     (row,) = [
         pair['rows'].get(method)
         for table in tables['tables']

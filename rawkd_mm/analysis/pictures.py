@@ -1,6 +1,6 @@
 """What models see, as pictures: validation images, ground truth and predictions.
 
-Of segmentors (mmseg) label maps, of detectors (mmdet) boxes; what demo.py and report.py draw.
+Of segmentors (mmseg) label maps, of detectors (mmdet) boxes; what the demo and the report draw.
 """
 
 import copy
@@ -63,7 +63,7 @@ def read_checkpoint(checkpoint: str):
     """
     from mmengine.runner.checkpoint import _load_checkpoint
 
-    from rawkd_mm.training.checkpoint_loading import weights_only
+    from ..training.checkpoint_loading import weights_only
 
     with weights_only():
         return _load_checkpoint(checkpoint, map_location='cpu')
@@ -80,7 +80,7 @@ def load_model(cfg, checkpoint: str, device: str = 'cpu'):
     Raises:
         CheckpointError: If weights are missing or do not fit, or would run code.
     """
-    from rawkd_mm.training import load_all_weights, replace_sync_batchnorm
+    from ..training import load_all_weights, replace_sync_batchnorm
 
     model = build_model(cfg)
     load_all_weights(model, read_checkpoint(checkpoint))

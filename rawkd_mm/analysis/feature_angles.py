@@ -96,7 +96,7 @@ def measure_angles(
     Returns:
         list[PairAngles]: For each pair of feature maps; pairs of other features are left out.
     """
-    from rawkd_mm.training import load_all_weights
+    from ..training import load_all_weights
 
     fit = _images_to_fit(len(dataset), shown)
     connectors = algorithm.distiller.connectors
