@@ -37,7 +37,8 @@ from rawkd_mm.training import is_distillation, resolve_model, student_config
 
 sys.path.insert(0, str(ROOT / 'tools/dataset_converters'))
 
-from digit_scenes_generator import DigitScenesOptions, generate  # noqa: E402
+from digit_scenes_drawing import DigitScenesOptions  # noqa: E402
+from digit_scenes_generator import generate  # noqa: E402
 
 # student: its teacher, what its config and mmdet's are called, its type, its learning rate
 PAIRS = {

@@ -15,7 +15,8 @@ from rawkd_mm.training import load_config
 
 sys.path.insert(0, str(TOOLS / 'dataset_converters'))
 
-from digit_scenes_generator import DigitScenesOptions, generate  # noqa: E402
+from digit_scenes_drawing import DigitScenesOptions  # noqa: E402
+from digit_scenes_generator import generate  # noqa: E402
 
 QUICKSTART = ROOT / 'configs/quickstart'
 STUDENT = 'retinanet_r18-w8_1xb16-3k_digit-scenes-64x64.py'

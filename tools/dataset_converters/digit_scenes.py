@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 import digit_scenes_generator as generator
+from digit_scenes_drawing import DigitScenesOptions
 
 
 def parse_args() -> argparse.Namespace:
-    defaults = generator.DigitScenesOptions()
+    defaults = DigitScenesOptions()
     available = (
         len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     )
@@ -93,7 +94,7 @@ def main() -> int:
             raise ValueError(
                 f'size is {args.size}, expected one or two numbers: --size 64 or --size 96 160.'
             )
-        options = generator.DigitScenesOptions(
+        options = DigitScenesOptions(
             train=args.train,
             val=args.val,
             size=(args.size[0], args.size[-1]),
