@@ -60,7 +60,17 @@ class Run(NamedTuple):
 
 @functools.cache
 def resolve(cfg_path: str) -> dict:
-    """Read a model's config, once."""
+    """Read a model's config, once.
+
+    Args:
+        cfg_path (str): Path of a config, or its name in a package.
+
+    Returns:
+        dict: The model.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
     return resolve_model(dict(cfg_path=cfg_path))
 
 
@@ -196,7 +206,15 @@ def read_run(work_dir: Path, paper: dict) -> Run:
 
 
 def mean_of(runs: list, metric: str, columns: list) -> list | None:
-    """Average each column over trainings, in percent; None without any training.
+    """Average each column over trainings.
+
+    Args:
+        runs (list[Run]): Of one row.
+        metric (str): Such as 'bbox'.
+        columns (list[str]): Keys of ``METRICS``.
+
+    Returns:
+        list[float] | None: Percent; None without any training.
 
     Raises:
         MissingMetricError: If one of them has not logged a column.
@@ -211,7 +229,17 @@ def mean_of(runs: list, metric: str, columns: list) -> list | None:
 
 
 def cell(values: list | None, base: list | None, column: int, none: str) -> str:
-    """'41.0 (+3.6)': a value and what it is above that of the student alone."""
+    """Write a value and what it is above that of the student alone, such as '41.0 (+3.6)'.
+
+    Args:
+        values (list | None): Of the row.
+        base (list | None): Of the student alone.
+        column (int): Which of them.
+        none (str): What to write where there are no values.
+
+    Returns:
+        str: The cell.
+    """
     if values is None:
         return none
     if base is None or values is base:

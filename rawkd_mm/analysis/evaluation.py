@@ -64,6 +64,9 @@ def evaluate(cfg, checkpoint: str, device: str, advance: Callable[[int, int], No
         device (str): Where the model runs.
         advance (Callable): Called with the number of batches done, and of all.
 
+    Returns:
+        Evaluation: Over all, and for each class.
+
     Raises:
         CheckpointError: If weights are missing or do not fit.
         FileNotFoundError: If the data are not there.

@@ -38,7 +38,15 @@ class PairAngles(NamedTuple):
 
 
 def angle_map(student, teacher) -> np.ndarray:
-    """Compute the angles of two features of shape (1, C, H, W), in degrees, shape (H, W)."""
+    """Compute the angle between two features at each position.
+
+    Args:
+        student (Tensor): Shape (1, C, H, W).
+        teacher (Tensor): The same shape.
+
+    Returns:
+        np.ndarray: Degrees, shape (H, W).
+    """
     import torch
 
     cosine = torch.cosine_similarity(student.double(), teacher.double(), dim=1)[0]
