@@ -64,6 +64,7 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=find_packages(include=['rawkd_mm', 'rawkd_mm.*']),
+    package_data={'rawkd_mm.analysis': ['*.jinja', '*.json']},
     cmdclass={'build_py': BuildWithMim},
     python_requires='>=3.10',
     # mmcv, mmengine, mmseg and mmdet are missing here on purpose. Each comes as one of two
@@ -74,6 +75,7 @@ setup(
         'torch>=2.1',
         'torchvision>=0.16',
         'numpy>=1.23',
+        'filelock>=4',  # torch needs it too, in any version
         'mmrazor==1.0.0',  # the last release; `rawkd_mm.compat` is written for exactly this one
         'joblib>=1.2',  # imported by mmrazor, not declared by it
         # imported by mmseg; mmsegmentation 1.2.2 does not declare them

@@ -176,8 +176,7 @@ def measure_shape(shape: str, device, iters: int):
     """Yield a row for each method."""
     import torch
 
-    sys.path.insert(0, str(ROOT / 'tools' / 'analysis_tools'))
-    from benchmark_distill import device_name
+    from rawkd_mm.analysis.benchmark_setting import device_name
 
     channels, sizes = SHAPES[shape]
     torch.manual_seed(0)

@@ -20,11 +20,8 @@ import csv
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tools' / 'analysis_tools'))
-
-from benchmark_distill import forget_pretrained, make_batch
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 # One config for each pair of teacher and student.
 CONFIGS = (
@@ -64,7 +61,7 @@ def main():
     args = make_arguments()
     import torch
 
-    import rawkd_mm  # noqa: F401 (registers)
+    from rawkd_mm.analysis.benchmark_setting import forget_pretrained
     from rawkd_mm.training import inline_models, load_config
 
     torch.manual_seed(0)
@@ -90,6 +87,7 @@ def compare(args, cfg, name: str):
     import torch
     from mmengine.registry import MODELS, init_default_scope
 
+    from rawkd_mm.analysis.benchmark_setting import make_batch
     from rawkd_mm.training import replace_sync_batchnorm
     from rawkd_mm.training.checkpoint_loading import load_checkpoint
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -31,8 +32,13 @@ from zoo import (
     without,
 )
 
-from rawkd_mm.datasets.digit_scenes_generator import CLASSES, DigitScenesOptions, generate
+from rawkd_mm.datasets.digit_scenes_folder import CLASSES
 from rawkd_mm.training import is_distillation, resolve_model, student_config
+
+sys.path.insert(0, str(ROOT / 'tools/dataset_converters'))
+
+from digit_scenes_drawing import DigitScenesOptions  # noqa: E402
+from digit_scenes_generator import generate  # noqa: E402
 
 # student: its teacher, what its config and mmdet's are called, its type, its learning rate
 PAIRS = {
@@ -139,7 +145,7 @@ def published_ap(name, mask):
 
 def stated_ap(method, student):
     """The paper's, as a cell of our tables."""
-    tables = json.loads((ROOT / 'tools/analysis_tools/paper_tables.json').read_text())
+    tables = json.loads((ROOT / 'rawkd_mm/analysis/paper_tables.json').read_text())
     (row,) = [
         pair['rows'].get(method)
         for table in tables['tables']

@@ -2,15 +2,10 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
+import _package  # noqa: F401 (a checkout's tools belong to the checkout's package)
 from mmengine.config import DictAction
-
-# A checkout's tools belong to the checkout's package, installed or not.
-_ROOT = Path(__file__).resolve().parents[1]
-if (_ROOT / 'rawkd_mm' / '__init__.py').is_file():
-    sys.path.insert(0, str(_ROOT))
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:

@@ -3,7 +3,7 @@
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from .digit_scenes_generator import CLASSES, IGNORE, PALETTE, command_for, find_problem
+from .digit_scenes_folder import CLASSES, IGNORE, PALETTE, command_for, find_problem
 
 
 @DATASETS.register_module()

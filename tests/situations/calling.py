@@ -13,18 +13,14 @@ from zoo import ROOT
 TOOLS = ROOT / 'tools'
 sys.path[:0] = [str(TOOLS), str(TOOLS / 'analysis_tools')]
 
-import _pictures as pictures  # noqa: E402
-import benchmark_distill  # noqa: E402
 import inspect_features  # noqa: E402
 import make_distill_config  # noqa: E402
 
 __all__ = [
-    'benchmark_distill',
     'call',
     'inside',
     'inspect_features',
     'make_distill_config',
-    'pictures',
 ]
 
 

@@ -3,14 +3,13 @@
 Reports: open-mmlab/mmsegmentation#667, #1668 and #2983 (multispectral and grey images).
 """
 
-import argparse
 import json
 
 import mmcv
 import numpy as np
 import pytest
 import torch
-from calling import benchmark_distill, call, inspect_features, make_distill_config, pictures
+from calling import call, inspect_features, make_distill_config
 from helpers import build, distill, feature_distiller, preprocessor, pspnet, upernet_swin
 from mmengine.model import BaseModel
 from mmseg.datasets import BaseSegDataset
@@ -18,6 +17,10 @@ from mmseg.registry import DATASETS, TRANSFORMS
 from mmseg.structures import SegDataSample
 from torch import nn
 
+from rawkd_mm.analysis import pictures
+from rawkd_mm.analysis.benchmark import Benchmark, BenchmarkOptions
+from rawkd_mm.analysis.benchmark_losses import check_losses
+from rawkd_mm.analysis.benchmark_table import table
 from rawkd_mm.features import image_channels
 from rawkd_mm.training import load_config, replace_sync_batchnorm, run_one_iteration
 
@@ -218,21 +221,21 @@ def test_the_trial_normalises_as_the_training_does(folder):
 def test_the_benchmark_measures_such_models(folder, channels):
     """Student alone, MMRazor and ours get the same images of that many channels."""
     call(*make(channels, '--no-check'), folder=folder)
-    args = argparse.Namespace(
+    options = BenchmarkOptions(
         config=str(folder / f'out{channels}.py'), cfg_options=None, amp=False, batch=2, size=None,
         random_teacher=True, cpu_time=False, warmup=0, iters=1,
     )  # fmt: skip
-    bench = benchmark_distill.Benchmark(args, torch.device('cpu'))
+    bench = Benchmark(options, torch.device('cpu'))
     variants = {n: bench.build_variant(n) for n in ('student', 'mmrazor', 'configured')}
     for variant in variants.values():
         assert variant.data['inputs'].shape == (2, channels, 32, 32)
         variant.measure()
     losses = {name: variant.losses_without_dropout() for name, variant in variants.items()}
-    benchmark_distill.check_losses(losses, amp=False)
+    check_losses(losses, amp=False)
     assert losses['mmrazor'].keys() == losses['configured'].keys() > losses['student'].keys()
     result = bench.collect(list(variants.values()), dict.fromkeys(variants, 1.0), losses)
     assert result['channels'] == channels
-    assert f'2 x {channels} x 32 x 32' in benchmark_distill.table(result)
+    assert f'2 x {channels} x 32 x 32' in table(result)
 
 
 @TRANSFORMS.register_module(force=True)

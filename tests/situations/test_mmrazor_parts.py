@@ -58,7 +58,8 @@ def registered():
             for name, kind in where.module_dict.items():
                 above = getattr(kind, '__mro__', ())  # some are functions
                 theirs = any(k.__module__.startswith('mmrazor.') for k in above)
-                if theirs and (registry != 'MODELS' or any('.distillers.' in k.__module__ for k in above)):
+                is_distiller = any('.distillers.' in k.__module__ for k in above)
+                if theirs and (registry != 'MODELS' or is_distiller):
                     found[name] = kind
     # new ones of ours that stand in nobody's place
     return {n: k for n, k in found.items() if n not in ('FeatureDistiller',)}

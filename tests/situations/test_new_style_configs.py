@@ -33,6 +33,7 @@ from zoo import ROOT
 
 import rawkd_mm
 from rawkd_mm import distill_config
+from rawkd_mm.analysis.report import write_report
 from rawkd_mm.hooks import FeatureGeometryHook, NonFiniteLossHook, ResumableCheckpointHook
 from rawkd_mm.losses import CADLoss
 from rawkd_mm.registry import find_type, type_name
@@ -479,7 +480,7 @@ def test_the_report_of_a_training(folder, tmp_path, monkeypatch):
     report = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(report)
     monkeypatch.setattr(sys, 'argv', ['report.py', str(tmp_path), '--images', '1'])
-    report.write_report(report.parse_args())
+    write_report(**vars(report.parse_args()))
     text = (tmp_path / 'report.html').read_text()
     assert 'mIoU' in text
     assert rawkd_mm.__version__

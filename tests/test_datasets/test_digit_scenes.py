@@ -18,12 +18,17 @@ from mmseg.registry import DATASETS
 from PIL import Image
 
 from rawkd_mm.datasets import DigitScenesDataset
-from rawkd_mm.datasets import digit_scenes_generator as generator
+from rawkd_mm.datasets.digit_scenes_folder import command_for, find_problem
 
 REPO = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPO / 'tools/dataset_converters'))
+
+import digit_scenes_drawing as drawing  # noqa: E402
+import digit_scenes_generator as generator  # noqa: E402
+
 SCRIPT = 'tools/dataset_converters/digit_scenes.py'
 COUNTS = dict(train=40, val=20)
-OPTIONS = generator.DigitScenesOptions(**COUNTS)
+OPTIONS = drawing.DigitScenesOptions(**COUNTS)
 KNOWN = dict(window=(433, 171, 533, 271), instances=[(7, 17, 355)], mean=[32.40, 43.93, 41.56])
 
 
@@ -89,7 +94,7 @@ def test_same_options_same_bytes(root, tmp_path):
 
 
 def test_first_scenes_do_not_depend_on_the_count(root, tmp_path):
-    generator.generate(tmp_path, generator.DigitScenesOptions(train=7, val=9))
+    generator.generate(tmp_path, drawing.DigitScenesOptions(train=7, val=9))
     fewer, more = contents(tmp_path), contents(root)
     pngs = [name for name in fewer if name.endswith('.png')]
     assert len(pngs) == 2 * (7 + 9)
@@ -101,7 +106,7 @@ def test_first_scenes_do_not_depend_on_the_count(root, tmp_path):
 
 def test_seed_split_and_index_matter():
     images = [
-        generator.render_scene(generator.DigitScenesOptions(seed=seed), split, index).image
+        drawing.render_scene(drawing.DigitScenesOptions(seed=seed), split, index).image
         for seed in (0, 1)
         for split in ('train', 'val')
         for index in (0, 1)
@@ -111,7 +116,7 @@ def test_seed_split_and_index_matter():
 
 def test_known_scene():
     """Whoever changes what is made also has to raise GENERATOR_VERSION."""
-    scene = generator.render_scene(generator.DigitScenesOptions(), 'train', 0)
+    scene = drawing.render_scene(drawing.DigitScenesOptions(), 'train', 0)
     assert generator.GENERATOR_VERSION == 1
     assert scene.window == KNOWN['window']
     assert [(i.digit, i.source, int(i.mask.sum())) for i in scene.instances] == KNOWN['instances']
@@ -123,13 +128,13 @@ def test_digit_sources_are_disjoint_and_complete(root):
     from sklearn.datasets import load_digits
 
     targets = load_digits().target
-    sources = generator.digit_sources(0)
+    sources = drawing.digit_sources(0)
     for digit in range(10):
         train, val = sources['train'][digit], sources['val'][digit]
         assert len(train) > 3 * len(val) > 0
         assert not set(train) & set(val)
         assert sorted([*train, *val]) == np.flatnonzero(targets == digit).tolist()
-    other = generator.digit_sources(1)
+    other = drawing.digit_sources(1)
     assert any(set(a) != set(b) for a, b in zip(sources['val'], other['val']))
     for split in COUNTS:
         used = read_coco(root, split)[0]['annotations']
@@ -145,10 +150,10 @@ def test_backgrounds_are_cut_from_disjoint_regions(size):
 
     shapes = [photo.shape[:2] for photo in load_sample_images().images]
     touched = {split: [np.zeros(shape, bool) for shape in shapes] for split in COUNTS}
-    options = generator.DigitScenesOptions(size=size)
+    options = drawing.DigitScenesOptions(size=size)
     for split in COUNTS:
         for index in range(30):
-            scene = generator.render_scene(options, split, index)
+            scene = drawing.render_scene(options, split, index)
             assert scene.image.shape == (*size, 3)
             left, top, right, bottom = scene.window
             height, width = shapes[scene.photo]
@@ -182,18 +187,18 @@ def test_pixels(root):
 
 def test_label_map_shows_the_drawn_digit():
     """Against a rendering written here: nearest source pixel, one upright digit, no occlusion."""
-    digits, _ = generator._digits()
-    ink = generator._draw_ink(digits[0], (64, 64), (30, 34), 40.0, 0.0)
+    digits, _ = drawing._digits()
+    ink = drawing._draw_ink(digits[0], (64, 64), (30, 34), 40.0, 0.0)
     rows, columns = np.mgrid[:64, :64]
     y = np.floor((rows + 0.5 - 34) / 5 + 4).astype(int)
     x = np.floor((columns + 0.5 - 30) / 5 + 4).astype(int)
     inside = (y >= 0) & (y < 8) & (x >= 0) & (x < 8)
     expected = np.where(inside, digits[0][y.clip(0, 7), x.clip(0, 7)], 0)
     sure = (expected > 200) | (expected == 0)
-    assert ((ink >= generator._INK_DIGIT) == (expected > 200))[sure].mean() > 0.95
+    assert ((ink >= drawing._INK_DIGIT) == (expected > 200))[sure].mean() > 0.95
     # A quarter turn, clockwise as seen.
-    turned = generator._draw_ink(digits[0], (64, 64), (32, 32), 40.0, 90.0)
-    upright = generator._draw_ink(digits[0], (64, 64), (32, 32), 40.0, 0.0)
+    turned = drawing._draw_ink(digits[0], (64, 64), (32, 32), 40.0, 90.0)
+    upright = drawing._draw_ink(digits[0], (64, 64), (32, 32), 40.0, 0.0)
     np.testing.assert_allclose(turned.astype(int), np.rot90(upright, -1).astype(int), atol=2)
 
 
@@ -231,8 +236,8 @@ def test_a_later_digit_is_on_top_and_leaves_enough_of_the_earlier():
     overlaps, hidden_labels = 0, []
     for index in range(40):
         scenes = [
-            generator.render_scene(
-                generator.DigitScenesOptions(min_digits=number, max_digits=number), 'train', index
+            drawing.render_scene(
+                drawing.DigitScenesOptions(min_digits=number, max_digits=number), 'train', index
             )
             for number in (1, 2)
         ]
@@ -253,8 +258,8 @@ def test_a_later_digit_is_on_top_and_leaves_enough_of_the_earlier():
 
 
 def test_crowded_scenes_leave_digits_out():
-    options = generator.DigitScenesOptions(min_digits=20, max_digits=20, size=(32, 32))
-    scene = generator.render_scene(options, 'val', 0)
+    options = drawing.DigitScenesOptions(min_digits=20, max_digits=20, size=(32, 32))
+    scene = drawing.render_scene(options, 'val', 0)
     assert scene.left_out > 0
     assert len(scene.instances) == 20 - scene.left_out > 1
     assert all(instance.mask.any() for instance in scene.instances)
@@ -263,8 +268,8 @@ def test_crowded_scenes_leave_digits_out():
 def test_size_scales_the_digits():
     shares = []
     for size in ((64, 64), (128, 128), (96, 160)):
-        options = generator.DigitScenesOptions(size=size, max_digits=1)
-        scenes = [generator.render_scene(options, 'train', index) for index in range(20)]
+        options = drawing.DigitScenesOptions(size=size, max_digits=1)
+        scenes = [drawing.render_scene(options, 'train', index) for index in range(20)]
         assert all(scene.label.shape == size for scene in scenes)
         areas = [scene.instances[0].mask.sum() for scene in scenes]
         shares.append(np.array(areas) / min(size) ** 2)
@@ -367,7 +372,7 @@ def test_mmdet_reads_it(root, mmdet):
 )
 def test_bad_options(changes, words):
     with pytest.raises(ValueError, match=re.escape(words)):
-        generator.DigitScenesOptions(**changes)
+        drawing.DigitScenesOptions(**changes)
 
 
 def test_bad_workers(tmp_path):
@@ -384,14 +389,14 @@ def test_complete_folder_is_left_as_it_is(root):
 
 
 def test_other_options_need_overwrite(tmp_path):
-    first = generator.DigitScenesOptions(train=3, val=2)
-    other = generator.DigitScenesOptions(train=2, val=2, seed=5)
+    first = drawing.DigitScenesOptions(train=3, val=2)
+    other = drawing.DigitScenesOptions(train=2, val=2, seed=5)
     generator.generate(tmp_path, first)
     with pytest.raises(
         generator.DigitScenesError, match='train is 3 there and 2 was asked for; seed is 0 there'
     ):
         generator.generate(tmp_path, other)
-    assert generator.find_problem(tmp_path) is None
+    assert find_problem(tmp_path) is None
     assert generator.generate(tmp_path, other, overwrite=True).made
     assert len(list((tmp_path / 'images' / 'train').iterdir())) == 2
     generator.generate(tmp_path.with_name(tmp_path.name + '-fresh'), other)
@@ -399,7 +404,7 @@ def test_other_options_need_overwrite(tmp_path):
 
 
 def test_another_generator_version_needs_overwrite(tmp_path, monkeypatch):
-    options = generator.DigitScenesOptions(train=1, val=1)
+    options = drawing.DigitScenesOptions(train=1, val=1)
     generator.generate(tmp_path, options)
     monkeypatch.setattr(generator, 'GENERATOR_VERSION', 99)
     with pytest.raises(generator.DigitScenesError, match='version 1 of the generator'):
@@ -407,19 +412,19 @@ def test_another_generator_version_needs_overwrite(tmp_path, monkeypatch):
 
 
 def test_damaged_folder(tmp_path):
-    options = generator.DigitScenesOptions(train=3, val=2)
+    options = drawing.DigitScenesOptions(train=3, val=2)
     generator.generate(tmp_path, options)
     (tmp_path / 'annotations' / 'train' / '00001.png').unlink()
     with pytest.raises(
         generator.DigitScenesError, match='has 2 PNG files, expected 3.*--overwrite'
     ):
         generator.generate(tmp_path, options)
-    assert '--train 3 --val 2' in generator.command_for(tmp_path)
-    assert generator.command_for(tmp_path).endswith('--overwrite')
+    assert '--train 3 --val 2' in command_for(tmp_path)
+    assert command_for(tmp_path).endswith('--overwrite')
     assert generator.generate(tmp_path, options, overwrite=True).made
-    assert generator.find_problem(tmp_path) is None
+    assert find_problem(tmp_path) is None
     (tmp_path / 'coco' / 'val.json').unlink()
-    assert 'val.json' in generator.find_problem(tmp_path)
+    assert 'val.json' in find_problem(tmp_path)
 
 
 @pytest.mark.parametrize('name', ['notes.txt', 'meta.json', 'images'])
@@ -435,7 +440,7 @@ def test_foreign_folder_is_never_touched(tmp_path, name):
 
 @pytest.mark.parametrize('step', ['_write_scene', '_finish_split'])
 def test_interrupted_run_is_started_again(tmp_path, monkeypatch, caplog, step):
-    options = generator.DigitScenesOptions(train=3, val=2)
+    options = drawing.DigitScenesOptions(train=3, val=2)
     real, calls = getattr(generator, step), []
 
     def fail_late(*args):
@@ -448,7 +453,7 @@ def test_interrupted_run_is_started_again(tmp_path, monkeypatch, caplog, step):
     with pytest.raises(KeyboardInterrupt):
         generator.generate(tmp_path, options)
     monkeypatch.undo()
-    assert 'incomplete' in generator.find_problem(tmp_path)
+    assert 'incomplete' in find_problem(tmp_path)
     assert not (tmp_path / 'images').exists()
     assert generator.generate(tmp_path, options).made
     assert 'An earlier run was interrupted' in caplog.text
@@ -457,7 +462,7 @@ def test_interrupted_run_is_started_again(tmp_path, monkeypatch, caplog, step):
 
 
 def test_interrupted_replacement(tmp_path, monkeypatch):
-    old, new = (generator.DigitScenesOptions(train=2, val=1, seed=seed) for seed in (0, 1))
+    old, new = (drawing.DigitScenesOptions(train=2, val=1, seed=seed) for seed in (0, 1))
     generator.generate(tmp_path, old)
     real = Path.rename
 
@@ -471,7 +476,7 @@ def test_interrupted_replacement(tmp_path, monkeypatch):
         patch.setattr(generator, '_finish_split', lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             generator.generate(tmp_path, new, overwrite=True)
-    assert generator.find_problem(tmp_path) is None
+    assert find_problem(tmp_path) is None
     assert not generator.generate(tmp_path, old).made
     assert not (tmp_path / '.partial').exists()
     # ... and while they are being exchanged nobody takes the mixture for whole.
@@ -479,7 +484,7 @@ def test_interrupted_replacement(tmp_path, monkeypatch):
         patch.setattr(Path, 'rename', fail_at_coco)
         with pytest.raises(OSError, match='no more'):
             generator.generate(tmp_path, new, overwrite=True)
-    assert 'incomplete' in generator.find_problem(tmp_path)
+    assert 'incomplete' in find_problem(tmp_path)
     assert generator.generate(tmp_path, new).made
     generator.generate(tmp_path.with_name(tmp_path.name + '-fresh'), new)
     assert contents(tmp_path) == contents(tmp_path.with_name(tmp_path.name + '-fresh'))
@@ -535,7 +540,7 @@ def test_dataset_says_how_to_make_a_missing_folder(tmp_path):
     command = str(error.value).splitlines()[-1].strip()
     assert command == f"python {SCRIPT} --root '{missing}'"
 
-    generator.generate(missing, generator.DigitScenesOptions(train=2, val=1, size=(32, 48)))
+    generator.generate(missing, drawing.DigitScenesOptions(train=2, val=1, size=(32, 48)))
     next((missing / 'images' / 'val').iterdir()).unlink()
     with pytest.raises(FileNotFoundError, match='has 0 PNG files, expected 1') as error:
         DigitScenesDataset(data_root=str(missing), data_prefix=prefix)
@@ -564,6 +569,7 @@ def run_script(*args, cwd=REPO):
 def test_script_starts_without_pytorch():
     code = (
         'import runpy, sys; sys.argv = ["digit_scenes.py", "--help"]\n'
+        f'sys.path.insert(0, {str(Path(SCRIPT).parent)!r})\n'
         f'try: runpy.run_path({SCRIPT!r}, run_name="__main__")\n'
         'except SystemExit: pass\n'
         'print(sorted({"torch", "mmseg", "mmengine", "sklearn"} & set(sys.modules)))'
@@ -625,7 +631,7 @@ def test_killed_script(tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert list(root.rglob('*.png')), 'not killed in the middle of its work'
-    assert 'interrupted' in generator.find_problem(root)
+    assert 'interrupted' in find_problem(root)
 
     done = run_script('--root', root, '--train', COUNTS['train'], '--val', 1, '--workers', 1)
     assert done.returncode == 0, done.stderr
@@ -636,7 +642,7 @@ def test_killed_script(tmp_path):
         'images',
         'meta.json',
     ]
-    assert generator.find_problem(root) is None
+    assert find_problem(root) is None
 
 
 def test_two_processes_at_once(tmp_path):
@@ -652,4 +658,4 @@ def test_two_processes_at_once(tmp_path):
     printed = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert sorted(text.split()[0] for text in printed) in (['Made', str(root)], [str(root), 'Made'])
-    assert generator.find_problem(root) is None
+    assert find_problem(root) is None

@@ -1,8 +1,8 @@
 """A small RetinaNet with LAD, trained by two processes, tested by our tool and by mmdet's own."""
 
-import importlib.util
 import json
 import pickle
+import sys
 
 import pytest
 import torch
@@ -10,8 +10,13 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from tool_project import ROOT, TOOLS
 
-from rawkd_mm.datasets.digit_scenes_generator import DigitScenesOptions, generate
+from rawkd_mm.analysis import collect_results
 from rawkd_mm.training import load_config
+
+sys.path.insert(0, str(TOOLS / 'dataset_converters'))
+
+from digit_scenes_drawing import DigitScenesOptions  # noqa: E402
+from digit_scenes_generator import generate  # noqa: E402
 
 QUICKSTART = ROOT / 'configs/quickstart'
 STUDENT = 'retinanet_r18-w8_1xb16-3k_digit-scenes-64x64.py'
@@ -137,13 +142,11 @@ def test_mmdets_own_tool_finds_the_same(project, checkpoint, detections):
 
 def test_the_work_dir_is_no_row_of_the_papers_tables(project, checkpoint):
     """That of a real training: see test_collect_results.py for those which are."""
-    path = TOOLS / 'analysis_tools/collect_results.py'
-    spec = importlib.util.spec_from_file_location('collect_results', path)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    folder, entry = tool.last_validation(project.folder / 'runs/detector')
+    folder, entry = collect_results.last_validation(project.folder / 'runs/detector')
     assert entry['step'] == ITERATIONS and entry['coco/bbox_mAP'] > 0
     assert Config.fromfile(folder / 'config.py').model.type == 'FrozenTeacherDistill'
-    paper = json.loads(tool.PAPER.read_text())
-    with pytest.raises(tool.NoRowError, match=r'its student is a RetinaNet \(ResNet-18\)'):
-        tool.read_run(project.folder / 'runs/detector', paper)
+    paper = json.loads(collect_results.PAPER.read_text())
+    with pytest.raises(
+        collect_results.NoRowError, match=r'its student is a RetinaNet \(ResNet-18\)'
+    ):
+        collect_results.read_run(project.folder / 'runs/detector', paper)

@@ -16,20 +16,20 @@ from mmengine.registry import DefaultScope
 from test_detector import make_detector
 from tool_project import TOOLS
 
+from rawkd_mm.analysis import feature_angles
+from rawkd_mm.analysis.report import ReportError, write_report
+from rawkd_mm.analysis.work_dir import WorkDir
+
 REPORT = TOOLS / 'analysis_tools/report.py'
 SECTIONS = ['metrics', 'curves', 'pictures', 'angles', 'training']
 
 
-def load(name):
-    folders = [str(TOOLS), str(TOOLS / 'analysis_tools')]
-    sys.path[:0] = folders
-    try:
-        spec = importlib.util.spec_from_file_location(name, TOOLS / f'analysis_tools/{name}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        del sys.path[: len(folders)]
-    return module
+def parse_args():
+    """Read sys.argv as the tool does."""
+    spec = importlib.util.spec_from_file_location('report', REPORT)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return vars(tool.parse_args())
 
 
 @pytest.fixture(scope='module')
@@ -51,16 +51,11 @@ def text(folder):
     return (folder / 'report/index.html').read_text()
 
 
-def run_here():
-    report = load('report')
-    return report.write_report(report.parse_args())
-
-
 def write(monkeypatch, *args):
     """Run the tool here; gives the report."""
     monkeypatch.setattr(sys, 'argv', ['report.py', *map(str, args)])
     with DefaultScope.overwrite_default_scope('mmseg'):
-        return run_here().read_text()
+        return write_report(**parse_args()).read_text()
 
 
 def cells(text, heading):
@@ -174,9 +169,9 @@ def test_names_are_no_markup(folder, page, monkeypatch, tmp_path):
 def fail(monkeypatch, *args):
     """Run the tool here; gives its message."""
     monkeypatch.setattr(sys, 'argv', ['report.py', *map(str, args)])
-    with DefaultScope.overwrite_default_scope('mmseg'), pytest.raises(SystemExit) as error:
-        run_here()
-    return str(error.value.code)
+    with DefaultScope.overwrite_default_scope('mmseg'), pytest.raises(ReportError) as error:
+        write_report(**parse_args())
+    return str(error.value)
 
 
 def test_errors_say_what_to_do(folder, monkeypatch, tmp_path):
@@ -265,7 +260,7 @@ log_processor = dict(by_epoch=True)
 def test_epochs_become_iterations(project):
     (project.folder / 'by_epoch.py').write_text(BY_EPOCH)
     project.run(TOOLS / 'train.py', 'by_epoch.py', '--work-dir', 'runs/by_epoch')
-    work_dir = load('_work_dir').WorkDir.find(project.folder / 'runs/by_epoch')
+    work_dir = WorkDir.find(project.folder / 'runs/by_epoch')
     # 32 images in batches of 8
     assert list(work_dir.curve('loss')) == list(range(1, 13))
     assert list(work_dir.curve('mIoU')) == [4, 8, 12]
@@ -279,7 +274,7 @@ def test_validations_that_are_logged_by_an_epoch_that_never_ends(folder, tmp_pat
     """LoggerHook's default is to log the epoch, and loops of iterations stay in epoch 0."""
     run = tmp_path / 'run'
     shutil.copytree(folder / 'runs/one', run, ignore=shutil.ignore_patterns('*.pth'))
-    expected = load('_work_dir').WorkDir.find(run).curve('mIoU')
+    expected = WorkDir.find(run).curve('mIoU')
     assert list(expected) == [4]
     (log,) = run.glob('*/vis_data/scalars.json')
     entries = [json.loads(line) for line in log.read_text().splitlines()]
@@ -287,23 +282,22 @@ def test_validations_that_are_logged_by_an_epoch_that_never_ends(folder, tmp_pat
         if 'mIoU' in entry:
             entry['step'] = 0
     log.write_text('\n'.join(map(json.dumps, entries)))
-    assert load('_work_dir').WorkDir.find(run).curve('mIoU') == expected
+    assert WorkDir.find(run).curve('mIoU') == expected
 
 
 def test_angles_against_numpy():
-    angles = load('_feature_angles')
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 1, 6, 4, 5, generator=generator, dtype=torch.float64)
     s, t = student[0].numpy(), teacher[0].numpy()
     cosine = (s * t).sum(0) / np.linalg.norm(s, axis=0) / np.linalg.norm(t, axis=0)
     np.testing.assert_allclose(
-        angles.angle_map(student, teacher), np.degrees(np.arccos(cosine)), atol=1e-9
+        feature_angles.angle_map(student, teacher), np.degrees(np.arccos(cosine)), atol=1e-9
     )
-    assert angles.angle_map(student, 3 * student).max() < 1e-5
+    assert feature_angles.angle_map(student, 3 * student).max() < 1e-5
 
     targets = torch.randn(3, 1, 7, 4, 5, generator=generator, dtype=torch.float64)
     inputs = torch.randn(3, 1, 6, 4, 5, generator=generator, dtype=torch.float64)
-    solution = angles.LeastSquaresMap()
+    solution = feature_angles.LeastSquaresMap()
     for x, y in zip(inputs, targets):
         solution.add(x, y)
     solution.fit()
@@ -316,7 +310,7 @@ def test_angles_against_numpy():
 
 
 def test_images_to_fit_are_not_shown():
-    choose = load('_feature_angles')._images_to_fit
+    choose = feature_angles._images_to_fit
     chosen = choose(300, [0, 75, 150, 225])
     assert len(set(chosen)) == 16 and not set(chosen) & {0, 75, 150, 225}
     assert max(chosen) < 300 and max(np.diff(chosen)) < 21

@@ -9,60 +9,12 @@ or is not finished is listed with the reason.
 
 import argparse
 import contextlib
-import functools
-import json
-import statistics
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
-TOOLS = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TOOLS))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import _common  # noqa: E402, F401 (a checkout's tools belong to the checkout's package)
-
-PAPER = Path(__file__).with_name('paper_tables.json')
-# loss -> what the tables call its method
-METHODS = {
-    'FBKDLoss': 'FKD',
-    'ChannelWiseDivergence': 'CWD',
-    'FGDLoss': 'FGD',
-    'MGDLoss': 'MGD',
-    'LADLoss': 'LAD',
-    'CADLoss': 'CAD',
-}
-# type, backbone, its depth, its groups, deformable convolutions -> what the tables call the model
-MODELS = {
-    ('RetinaNet', 'ResNet', 50, 1, False): 'RetinaNet-R50',
-    ('FasterRCNN', 'ResNet', 50, 1, False): 'Faster R-CNN-R50',
-    ('MaskRCNN', 'ResNet', 50, 1, False): 'Mask R-CNN-R50',
-    ('RetinaNet', 'ResNeXt', 101, 64, False): 'RetinaNet-X101',
-    ('CascadeRCNN', 'ResNeXt', 101, 32, True): 'Cascade Mask R-CNN-X101',
-}
-# what CocoMetric calls the columns
-METRICS = {'mAP': 'mAP', 'AP_S': 'mAP_s', 'AP_M': 'mAP_m', 'AP_L': 'mAP_l'}
-
-
-class NoRowError(Exception):
-    """A work dir gives no row of the tables; the message says why."""
-
-
-class Run(NamedTuple):
-    """A finished training.
-
-    Attributes:
-        work_dir: Where it is.
-        student: What the tables call its student.
-        teacher: What the tables call its teacher; None of a student alone.
-        method: FKD, ..., CAD, or 'student'.
-        metrics: What its last validation logged, such as 'coco/bbox_mAP'.
-    """
-
-    work_dir: Path
-    student: str
-    teacher: str | None
-    method: str
-    metrics: dict
+import _package  # noqa: F401 (a checkout's tools belong to the checkout's package)
 
 
 def parse_args() -> argparse.Namespace:
@@ -82,202 +34,22 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-@functools.cache
-def resolve(cfg_path: str) -> dict:
-    from rawkd_mm.training import resolve_model
-
-    return resolve_model(dict(cfg_path=cfg_path))
-
-
-def name_of_model(model: dict, role: str) -> str:
-    """Give what the tables call a model; it may be given by ``cfg_path``."""
-    from rawkd_mm.registry import type_name
-
-    # finding a name among those of MMDetection takes a second
-    model = resolve(model['cfg_path']) if 'cfg_path' in model else model
-    backbone = model.get('backbone') or {}
-    key = (
-        type_name(model.get('type', '')),
-        type_name(backbone.get('type', '')),
-        backbone.get('depth'),
-        backbone.get('groups', 1),
-        bool(backbone.get('dcn')),
-    )
-    if key not in MODELS:
-        kind, net, depth, groups, deformable = key
-        details = [f'{net}-{depth}']
-        details += [f'{groups} groups'] if groups > 1 else []
-        details += ['deformable convolutions'] if deformable else []
-        raise NoRowError(f'its {role} is a {kind} ({", ".join(details)}), which no table has')
-    return MODELS[key]
-
-
-def name_of_method(distiller: dict, weights: dict) -> str:
-    from rawkd_mm.registry import type_name
-
-    pairs = distiller.get('pairs') or []
-    losses = [pair.get('loss') or distiller.get('loss') or {} for pair in pairs]
-    kinds = {type_name(loss['type']) for loss in losses if 'type' in loss}
-    other = list(distiller.get('distill_losses') or {})
-    if len(kinds) != 1 or other or not kinds <= set(METHODS):
-        raise NoRowError(
-            f'it distils with {sorted(kinds) + other}; a row of the tables has one of '
-            f'{", ".join(METHODS)} for all pairs'
-        )
-    method = METHODS[kinds.pop()]
-    for loss in losses:
-        weight = loss.get('loss_weight', weights.get(method))
-        if weight != weights.get(method, weight):
-            raise NoRowError(f"its {method} has the weight {weight}, the paper's {weights[method]}")
-    return method
-
-
-def last_validation(work_dir: Path) -> tuple[Path, dict]:
-    """Give the folder and the entry of the last validation of a work dir; of all sessions."""
-    last = None
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text(encoding='utf-8').splitlines():
-            entry = json.loads(line)
-            # after a resume the same epoch may come again: the later one counts
-            is_later = last is None or entry['step'] >= last[1]['step']
-            if any(name.startswith('coco/') for name in entry) and is_later:
-                last = path.parent, entry
-    if last is None:
-        raise NoRowError('no validation on COCO was logged in it')
-    return last
-
-
-def read_run(work_dir: Path, paper: dict) -> Run:
-    """Find out which row the training of a work dir is.
-
-    Raises:
-        NoRowError: If it is none, or not finished.
-    """
-    folder, entry = last_validation(work_dir)
-    config = folder / 'config.py'
-    if not config.is_file():
-        raise NoRowError(f'{config.relative_to(work_dir)} is missing')
-
-    # takes seconds, and comes before the config is read, as in train.py
-    from rawkd_mm.training import UsageError, is_distillation, load_config
-
-    cfg = load_config(str(config))
-    try:
-        teacher, method = None, 'student'
-        if is_distillation(cfg):
-            student = name_of_model(cfg.model.architecture, 'student')
-            teacher = name_of_model(cfg.model.get('teacher') or {}, 'teacher')
-            method = name_of_method(cfg.model.get('distiller') or {}, paper['loss_weights'])
-        else:
-            student = name_of_model(cfg.model, 'student')
-    except UsageError as error:
-        raise NoRowError(str(error)) from error
-    evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]
-    annotations = [str(e.get('ann_file')) for e in evaluators]
-    if not all(name.endswith('instances_val2017.json') for name in annotations):
-        raise NoRowError(f'it validates on {", ".join(annotations)}, not on val2017 of COCO')
-    epochs = cfg.train_cfg.get('max_epochs')
-    if epochs != paper['epochs']:
-        raise NoRowError(f"it trains for {epochs} epochs, the paper's for {paper['epochs']}")
-    if entry['step'] != epochs:
-        raise NoRowError(f'it is not finished: epoch {entry["step"]} of {epochs}')
-    pairs = {(p['teacher'], p['student']) for t in paper['tables'] for p in t['pairs']}
-    if teacher is not None and (teacher, student) not in pairs:
-        raise NoRowError(f'no table has {teacher} as the teacher of {student}')
-    return Run(work_dir, student, teacher, method, entry)
-
-
-def mean_of(runs: list, metric: str, columns: list) -> list | None:
-    """Average each column over trainings, in percent; None without any training."""
-    if not runs:
-        return None
-    keys = [f'coco/{metric}_{METRICS[column]}' for column in columns]
-    missing = [(run.work_dir, key) for run in runs for key in keys if key not in run.metrics]
-    if missing:
-        raise SystemExit(f'collect_results.py: error: {missing[0][0]} logged no {missing[0][1]}')
-    return [statistics.mean(100 * run.metrics[key] for run in runs) for key in keys]
-
-
-def cell(values: list | None, base: list | None, column: int, none: str) -> str:
-    """'41.0 (+3.6)': a value and what it is above that of the student alone."""
-    if values is None:
-        return none
-    if base is None or values is base:
-        return f'{values[column]:.1f}'
-    # of rounded numbers, as one would compute it from the table
-    delta = round(values[column], 1) - round(base[column], 1)
-    return f'{values[column]:.1f} ({delta:+.1f})'
-
-
-def make_tables(runs: list, paper: dict) -> str:
-    columns = paper['columns']
-    lines = [
-        f'"Paper": the numbers of {paper["source"]}.',
-        '"Ours": the last validation of the trainings listed below. In brackets: the difference to the '
-        'student alone in the same column.',
-    ]
-    for table in paper['tables']:
-        lines += ['', f'## {table["title"]}']
-        for pair in table['pairs']:
-            lines += ['', f'### {pair["teacher"]} ({pair["teacher_mAP"]}) -> {pair["student"]}', '']
-            header = [f'{c}, {whose}' for c in columns for whose in ('paper', 'ours')]
-            lines.append('| method | ' + ' | '.join(header) + ' |')
-            lines.append('|---' * (1 + len(header)) + '|')
-            base_ours = None
-            for method, stated in pair['rows'].items():
-                found = [
-                    run
-                    for run in runs
-                    if run.student == pair['student']
-                    and run.method == method
-                    and run.teacher in (None, pair['teacher'])
-                ]
-                ours = mean_of(found, table['metric'], columns)
-                name = 'student alone' if method == 'student' else method
-                if method == 'student':
-                    base_ours = ours
-                if len(found) > 1:
-                    name += f' (ours: mean of {len(found)})'
-                row = [name]
-                for i in range(len(columns)):
-                    row.append(cell(stated, pair['rows']['student'], i, '-'))
-                    row.append(cell(ours, base_ours, i, 'not run'))
-                lines.append('| ' + ' | '.join(row) + ' |')
-    return '\n'.join(lines)
-
-
-def list_runs(runs: list, left_out: dict) -> str:
-    lines = ['## Trainings', '']
-    for run in runs:
-        what = 'alone' if run.teacher is None else f'{run.method} from {run.teacher}'
-        lines.append(f'- `{run.work_dir}`: {run.student}, {what}')
-    lines += [] if runs else ['None.']
-    if left_out:
-        lines += ['', 'Left out:', '']
-        lines += [f'- `{folder}`: {reason}' for folder, reason in left_out.items()]
-    return '\n'.join(lines)
-
-
 def main() -> None:
     args = parse_args()
-    paper = json.loads(PAPER.read_text(encoding='utf-8'))
-    runs, left_out = [], {}
-    for folder in dict.fromkeys(args.work_dirs):
+    # stdout is for the tables; MMEngine's packages say there what they lack
+    with contextlib.redirect_stdout(sys.stderr):
+        from rawkd_mm.analysis.collect_results import MissingMetricError, collect_results
+
         try:
-            # stdout is for the tables; MMEngine's packages say there what they lack
-            with contextlib.redirect_stdout(sys.stderr):
-                runs.append(read_run(folder, paper))
-        except NoRowError as error:
-            left_out[folder] = str(error)
-    text = '# COCO\n\n' + make_tables(runs, paper) + '\n\n' + list_runs(runs, left_out) + '\n'
+            text, number = collect_results(args.work_dirs)
+        except MissingMetricError as error:
+            sys.exit(f'collect_results.py: error: {error}')
     if args.out is None:
         print(text, end='')
         return
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(text, encoding='utf-8')
-    print(
-        f'{args.out}: {len(runs)} of {len(runs) + len(left_out)} work dirs are rows of the tables'
-    )
+    print(f'{args.out}: {number} work dirs are rows of the tables')
 
 
 if __name__ == '__main__':

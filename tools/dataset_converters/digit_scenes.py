@@ -1,40 +1,21 @@
-"""Make the DigitScenes data set: see ``rawkd_mm/datasets/digit_scenes_generator.py``.
+"""Make the DigitScenes data set: see digit_scenes_generator.py.
 
-Needs numpy, Pillow, scikit-learn and rich. Nothing is downloaded.
+Needs numpy, Pillow, scikit-learn, filelock and rich. Nothing is downloaded.
 """
 
 import argparse
-import importlib.util
 import logging
 import os
 import sys
 import time
 from pathlib import Path
 
-
-def load_generator():
-    """Load the generator by its path.
-
-    Importing it as a part of ``rawkd_mm`` would import PyTorch and all of OpenMMLab first, which
-    takes many seconds and has nothing to do with making images.
-    """
-    name = 'digit_scenes_generator'
-    file = Path(__file__).resolve().parents[2] / 'rawkd_mm' / 'datasets' / f'{name}.py'
-    if not file.is_file():  # installed: this script is rawkd_mm/.mim/tools/dataset_converters/...
-        file = Path(__file__).resolve().parents[3] / 'datasets' / f'{name}.py'
-    spec = importlib.util.spec_from_file_location(name, file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # worker processes look the functions up by this name
-    spec.loader.exec_module(module)
-    return module
-
-
-# Not under `if __name__`: worker processes import this script to find the generator.
-generator = load_generator()
+import digit_scenes_generator as generator
+from digit_scenes_drawing import DigitScenesOptions
 
 
 def parse_args() -> argparse.Namespace:
-    defaults = generator.DigitScenesOptions()
+    defaults = DigitScenesOptions()
     available = (
         len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     )
@@ -113,7 +94,7 @@ def main() -> int:
             raise ValueError(
                 f'size is {args.size}, expected one or two numbers: --size 64 or --size 96 160.'
             )
-        options = generator.DigitScenesOptions(
+        options = DigitScenesOptions(
             train=args.train,
             val=args.val,
             size=(args.size[0], args.size[-1]),

@@ -19,7 +19,6 @@ from statistics import mean
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _common import add_cfg_options
-from _trainings import curve, make_progress
 
 COLUMNS = (
     'method', 'weight', 'seed', 'iteration', 'task_gradient', 'distill_gradient', 'ratio', 'cosine',
@@ -36,7 +35,7 @@ def main():
     parser.add_argument('--batches', type=int, default=8, metavar='N', help='default: 8')
     add_cfg_options(parser)
     args = parser.parse_args()
-    import rawkd_mm  # noqa: F401 (registers)
+    from rawkd_mm.analysis.progress import make_progress
 
     trainings = sorted(file.parent for file in args.work_dir.glob('*-w*/result.json'))
     if not trainings:
@@ -59,6 +58,7 @@ def measure(training: Path, batches: int, cfg_options) -> dict:
     from mmengine.registry import MODELS, init_default_scope
     from mmengine.runner import Runner
 
+    from rawkd_mm.analysis.training_logs import curve
     from rawkd_mm.training import load_config, replace_sync_batchnorm
     from rawkd_mm.training.checkpoint_loading import load_checkpoint
 

@@ -1,16 +1,13 @@
 """The benchmark of a distillation's step on a tiny pair: what it compares, not how fast it is."""
 
-import importlib
 import json
 
 import pytest
 
+from rawkd_mm.analysis.benchmark_losses import BenchmarkError, check_losses
+from rawkd_mm.analysis.benchmark_setting import schedule
+
 NAMES = ['student', 'mmrazor', 'bf16+channels_last']
-
-
-@pytest.fixture(scope='module')
-def tool(call_tool):
-    return importlib.import_module('benchmark_distill')
 
 
 @pytest.fixture(scope='module')
@@ -64,16 +61,16 @@ def test_table(measured):
     assert 'Hours: 4 iterations' in out
 
 
-def test_losses_that_differ_stop_it(tool):
+def test_losses_that_differ_stop_it():
     same = {'student': {'student.x': 1.0}, 'fp32': {'student.x': 1.0001, 'distill.y': 2.0}}
-    tool.check_losses(same, amp=False)
+    check_losses(same, amp=False)
     for key, value in (('student.x', 1.01), ('distill.y', float('nan'))):
         wrong = {**same, 'mmrazor': {'student.x': 1.0, key: value}}
-        with pytest.raises(tool.BenchmarkError, match=f'{key} is .* of mmrazor and .* do not'):
-            tool.check_losses(wrong, amp=False)
+        with pytest.raises(BenchmarkError, match=f'{key} is .* of mmrazor and .* do not'):
+            check_losses(wrong, amp=False)
     low = {**same, 'bf16': {'student.x': 1.0, 'distill.y': 2.05}}
-    tool.check_losses(low, amp=False)
-    tool.check_losses({'a': {'student.x': 1.0}, 'b': {'student.x': 1.01}}, amp=True)
+    check_losses(low, amp=False)
+    check_losses({'a': {'student.x': 1.0}, 'b': {'student.x': 1.01}}, amp=True)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +91,7 @@ def test_what_is_no_distillation(call_tool):
     assert code and 'student.py is no distillation' in err
 
 
-def test_length_of_the_schedule(tool):
+def test_length_of_the_schedule():
     from mmengine.config import ConfigDict
 
     coco = ConfigDict(
@@ -103,6 +100,6 @@ def test_length_of_the_schedule(tool):
         auto_scale_lr=dict(base_batch_size=16),
     )
     # MMDetection's logs count 7330 iterations an epoch
-    assert tool.schedule(coco) == (24 * 7330, 8)
+    assert schedule(coco) == (24 * 7330, 8)
     coco.train_dataloader.dataset.ann_file = 'mine.json'
-    assert tool.schedule(coco) == (None, 8)
+    assert schedule(coco) == (None, 8)

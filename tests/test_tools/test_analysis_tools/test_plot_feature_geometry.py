@@ -12,7 +12,7 @@ TOOL = 'plot_feature_geometry'
 
 @pytest.fixture
 def tool():
-    import plot_feature_geometry
+    from rawkd_mm.analysis import plot_feature_geometry
 
     return plot_feature_geometry
 

@@ -1,6 +1,7 @@
 """Fig. 7: from hand-made CSVs, for numbers and errors, and from a real sweep's."""
 
 import csv
+import importlib
 import statistics
 
 import numpy as np
@@ -28,7 +29,7 @@ def write(path, rows, header=HEADER):
 
 @pytest.fixture
 def tool():
-    import plot_weight_sweep
+    from rawkd_mm.analysis import plot_weight_sweep
 
     return plot_weight_sweep
 
@@ -71,7 +72,7 @@ def test_the_axis_may_be_cut(tool, tmp_path, monkeypatch, capsys):
     args = [str(tmp_path / 'a.csv'), '-o', str(tmp_path / 'fig'), '--ylim', '70', '60']
     monkeypatch.setattr('sys.argv', ['plot_weight_sweep.py', *args])
     with pytest.raises(SystemExit):
-        tool.main()
+        importlib.import_module('plot_weight_sweep').main()
     assert 'LOW must be below HIGH, got [70.0, 60.0]' in capsys.readouterr().err
 
 
@@ -89,7 +90,7 @@ def test_figure_of_a_real_sweep(sweep, tmp_path):
     colors = {tuple(color) for color in picture.reshape(-1, 3)}
     assert {(0xD5, 0x5E, 0x00), (0x66, 0x66, 0x66)} <= colors  # Naive, and the dashed line
 
-    import plot_weight_sweep
+    from rawkd_mm.analysis import plot_weight_sweep
 
     with source.open(newline='') as file:
         values = [float(r['value']) for r in csv.DictReader(file) if r['method'] == 'student']

@@ -10,6 +10,11 @@ from datetime import datetime
 
 import pytest
 
+from rawkd_mm.analysis.gpus import share_gpus
+from rawkd_mm.analysis.one_training import TrainingError
+from rawkd_mm.analysis.sweep_results import number
+from rawkd_mm.analysis.training_logs import logged_seconds
+
 FOLDER = 'work_dirs/weight_sweep/sweep'
 
 
@@ -299,8 +304,6 @@ def test_what_cannot_be_done_is_said(sweep, config, args, message):
 
 
 def test_seconds_are_summed_over_the_sessions(tmp_path):
-    from _trainings import logged_seconds
-
     for start, seconds in (('20250102_235950', 25), ('20250103_120000', 100)):
         log = tmp_path / start / 'vis_data/scalars.json'
         log.parent.mkdir(parents=True)
@@ -311,8 +314,6 @@ def test_seconds_are_summed_over_the_sessions(tmp_path):
 
 
 def test_weights_keep_their_digits():
-    from weight_sweep import number
-
     assert [number(w) for w in (10.0, 0.3, 1000.0, 0.12345678)] == [
         '10',
         '0.3',
@@ -327,8 +328,6 @@ def test_train_alone_needs_a_distillation(sweep):
 
 
 def test_gpus_are_shared():
-    from weight_sweep import TrainingError, share_gpus
-
     eight = list('01234567')
     assert share_gpus(2, 4, eight) == [list('0123'), list('4567')]
     assert share_gpus(3, 1, ['0', '1']) == [['0'], ['1'], ['0']]

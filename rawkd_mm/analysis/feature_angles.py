@@ -38,7 +38,15 @@ class PairAngles(NamedTuple):
 
 
 def angle_map(student, teacher) -> np.ndarray:
-    """Compute the angles of two features of shape (1, C, H, W), in degrees, shape (H, W)."""
+    """Compute the angle between two features at each position.
+
+    Args:
+        student (Tensor): Shape (1, C, H, W).
+        teacher (Tensor): The same shape.
+
+    Returns:
+        np.ndarray: Degrees, shape (H, W).
+    """
     import torch
 
     cosine = torch.cosine_similarity(student.double(), teacher.double(), dim=1)[0]
@@ -96,7 +104,7 @@ def measure_angles(
     Returns:
         list[PairAngles]: For each pair of feature maps; pairs of other features are left out.
     """
-    from rawkd_mm.training import load_all_weights
+    from ..training import load_all_weights
 
     fit = _images_to_fit(len(dataset), shown)
     connectors = algorithm.distiller.connectors

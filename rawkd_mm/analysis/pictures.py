@@ -1,6 +1,6 @@
 """What models see, as pictures: validation images, ground truth and predictions.
 
-Of segmentors (mmseg) label maps, of detectors (mmdet) boxes; what demo.py and report.py draw.
+Of segmentors (mmseg) label maps, of detectors (mmdet) boxes; what the demo and the report draw.
 """
 
 import copy
@@ -32,6 +32,12 @@ class Picture(NamedTuple):
 def build_dataset(cfg):
     """Build the validation data set of a config.
 
+    Args:
+        cfg (Config): With val_dataloader.
+
+    Returns:
+        BaseDataset: The data set.
+
     Raises:
         FileNotFoundError: If its files are not there.
     """
@@ -42,7 +48,14 @@ def build_dataset(cfg):
 
 
 def build_model(cfg):
-    """Build a config's model, with the data_preprocessor that MMEngine's Runner gives it."""
+    """Build a config's model, with the data_preprocessor that MMEngine's Runner gives it.
+
+    Args:
+        cfg (Config): With model, and perhaps data_preprocessor.
+
+    Returns:
+        BaseModel: The model, with random weights.
+    """
     from mmengine.registry import MODELS, init_default_scope
 
     init_default_scope(cfg.get('default_scope') or 'mmengine')
@@ -58,12 +71,15 @@ def read_checkpoint(checkpoint: str):
     Args:
         checkpoint (str): Path or URL.
 
+    Returns:
+        dict: Its content, on the CPU.
+
     Raises:
         CheckpointError: If it is none, or would run code.
     """
     from mmengine.runner.checkpoint import _load_checkpoint
 
-    from rawkd_mm.training.checkpoint_loading import weights_only
+    from ..training.checkpoint_loading import weights_only
 
     with weights_only():
         return _load_checkpoint(checkpoint, map_location='cpu')
@@ -75,12 +91,15 @@ def load_model(cfg, checkpoint: str, device: str = 'cpu'):
     Args:
         cfg (Config): Config of a segmentor or detector.
         checkpoint (str): Path or URL; one of a distillation gives its student.
-        device (str): Where it runs.
+        device (str): Where it runs. Defaults to 'cpu'.
+
+    Returns:
+        BaseModel: The model.
 
     Raises:
         CheckpointError: If weights are missing or do not fit, or would run code.
     """
-    from rawkd_mm.training import load_all_weights, replace_sync_batchnorm
+    from ..training import load_all_weights, replace_sync_batchnorm
 
     model = build_model(cfg)
     load_all_weights(model, read_checkpoint(checkpoint))
@@ -89,7 +108,16 @@ def load_model(cfg, checkpoint: str, device: str = 'cpu'):
 
 
 def predict(model, dataset, indices: Sequence[int]) -> list:
-    """Give the data samples that a model makes of images of a data set."""
+    """Give the data samples that a model makes of images of a data set.
+
+    Args:
+        model (BaseModel): In eval mode.
+        dataset (BaseDataset): Of images.
+        indices (Sequence[int]): Which of them.
+
+    Returns:
+        list: One data sample for each.
+    """
     import torch
     from mmengine.dataset import pseudo_collate
 
@@ -103,6 +131,13 @@ def images_of(dataset, indices: Sequence[int]) -> list[Picture]:
     Photographs are read from their files. Of others (several bands, 16 bits, no image file) the
     picture is what the pipeline loads, stretched over the range of grey values: the first three
     bands as red, green and blue, or the first alone.
+
+    Args:
+        dataset (BaseDataset): Of images.
+        indices (Sequence[int]): Which of them.
+
+    Returns:
+        list[Picture]: Without boxes.
     """
     return [Picture(_pixels(dataset[i])) for i in indices]
 
@@ -138,12 +173,29 @@ def _stretch(bands: np.ndarray) -> np.ndarray:
 
 
 def truth_of(dataset, indices: Sequence[int]) -> list[Picture]:
-    """Draw the ground truth of images."""
+    """Draw the ground truth of images.
+
+    Args:
+        dataset (BaseDataset): Of images with annotations.
+        indices (Sequence[int]): Which of them.
+
+    Returns:
+        list[Picture]: Coloured label maps, or images with boxes.
+    """
     return [_draw(dataset, i, _truth(dataset, i)) for i in indices]
 
 
 def predictions_of(model, dataset, indices: Sequence[int]) -> list[Picture]:
-    """Draw what a model predicts; of boxes those with a score of at least ``MIN_SCORE``."""
+    """Draw what a model predicts; of boxes those with a score of at least ``MIN_SCORE``.
+
+    Args:
+        model (BaseModel): In eval mode.
+        dataset (BaseDataset): Of images.
+        indices (Sequence[int]): Which of them.
+
+    Returns:
+        list[Picture]: Coloured label maps, or images with boxes.
+    """
     result = []
     for i, sample in zip(indices, predict(model, dataset, [*indices])):
         if 'pred_sem_seg' in sample:
@@ -180,7 +232,12 @@ def _draw(dataset, index: int, found) -> Picture:
 
 
 def show(axis, picture: Picture) -> None:
-    """Draw a picture into an axis of matplotlib."""
+    """Draw a picture into an axis of matplotlib.
+
+    Args:
+        axis (matplotlib.axes.Axes): Which then shows no frame.
+        picture (Picture): Pixels and boxes.
+    """
     import matplotlib.pyplot as plt
 
     axis.imshow(picture.pixels, interpolation='nearest')

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from _trainings import (
+from .training_logs import (
     GEOMETRY,
     NOT_METRICS,
     iterations_per_epoch,
@@ -70,7 +70,7 @@ class WorkDir:
         Raises:
             WorkDirError: If there is none.
         """
-        from rawkd_mm.training.checkpoint_files import POINTER, why_not_whole
+        from ..training.checkpoint_files import POINTER, why_not_whole
 
         files = sorted(self.folder.glob('*.pth'), key=lambda path: path.stat().st_mtime)[::-1]
         if (self.folder / POINTER).is_file():

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import _common  # noqa: F401 (a checkout's tools belong to the checkout's package)
-from _pictures import load_model
-from _trainings import write_text
+from .pictures import load_model
+from .text_files import write_text
 
 _PER_CLASS = 'per class'
 
@@ -65,6 +64,9 @@ def evaluate(cfg, checkpoint: str, device: str, advance: Callable[[int, int], No
         device (str): Where the model runs.
         advance (Callable): Called with the number of batches done, and of all.
 
+    Returns:
+        Evaluation: Over all, and for each class.
+
     Raises:
         CheckpointError: If weights are missing or do not fit.
         FileNotFoundError: If the data are not there.
@@ -96,7 +98,7 @@ def evaluate(cfg, checkpoint: str, device: str, advance: Callable[[int, int], No
 
 def _with_classes(evaluators) -> list[dict]:
     """Add an evaluator of each class to a CocoMetric; its values are rounded to 0.1 %."""
-    from rawkd_mm.registry import type_name
+    from ..registry import type_name
 
     evaluators = copy.deepcopy(evaluators)
     evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]

@@ -1,48 +1,22 @@
 """What the figures of a sweep have in common."""
 
-import argparse
 import textwrap
 from pathlib import Path
-
-# --method of weight_sweep.py -> what a legend calls it, and how it is drawn.
-METHODS = {
-    'naive': ('Naive', dict(color='#d55e00', marker='o')),
-    'md': ('MD', dict(color='#0072b2', marker='s')),
-    'lad': ('LAD', dict(color='#009e73', marker='^')),
-    'cad': ('CAD', dict(color='#cc79a7', marker='D')),
-    'pad': ('PAD', dict(color='#e69f00', marker='v')),
-    'nfd': ('NFD', dict(color='#56b4e9', marker='X')),
-}
 
 
 class FigureError(Exception):
     """The figure cannot be drawn; the message says why."""
 
 
-def make_parser(description: str, what: str, metavar: str) -> argparse.ArgumentParser:
-    """Give a parser with the arguments that every figure takes."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('sources', type=Path, nargs='+', metavar=metavar, help=what)
-    parser.add_argument(
-        '-o',
-        '--out',
-        required=True,
-        metavar='PREFIX',
-        help='writes PREFIX.png and PREFIX.svg, in a folder that is made if need be',
-    )
-    parser.add_argument(
-        '--titles',
-        nargs='+',
-        metavar='TITLE',
-        help="the columns' titles, from left to right, instead of names of folders",
-    )
-    return parser
-
-
 def choose_titles(given: list | None, names: list) -> list:
     """Give a title for each column.
+
+    Args:
+        given (list | None): Titles to take instead of the names.
+        names (list): The columns' names.
+
+    Returns:
+        list: As many titles as names.
 
     Raises:
         FigureError: If there is not one for each.
@@ -60,6 +34,9 @@ def make_title(title: str, seeds: list[int]) -> str:
     Args:
         title (str): The title.
         seeds (list[int]): Over how many seeds each of them is averaged.
+
+    Returns:
+        str: Lines.
     """
     number = f'{min(seeds)} to {max(seeds)}' if min(seeds) != max(seeds) else str(max(seeds))
     note = 'one seed' if max(seeds) == 1 else f'mean ± standard deviation, {number} seeds'
@@ -67,7 +44,13 @@ def make_title(title: str, seeds: list[int]) -> str:
 
 
 def add_legend(axis, handles: list, below: float) -> None:
-    """Put the legend under the axis, where it hides nothing; ``below`` is its distance in inches."""
+    """Put the legend under the axis, where it hides nothing.
+
+    Args:
+        axis (matplotlib.axes.Axes): Of a figure whose layout is made.
+        handles (list): What the legend names.
+        below (float): Distance from the axis in inches.
+    """
     _, height = axis.figure.get_size_inches() * axis.get_position().size
     axis.legend(
         handles=handles,
@@ -80,7 +63,12 @@ def add_legend(axis, handles: list, below: float) -> None:
 
 
 def save(figure, prefix: str) -> None:
-    """Write a figure as PNG and SVG; the same data give the same files."""
+    """Write a figure as PNG and SVG; the same data give the same files.
+
+    Args:
+        figure (matplotlib.figure.Figure): What is drawn.
+        prefix (str): Of the files, whose names are printed; their folder is made if need be.
+    """
     import matplotlib
 
     Path(prefix).parent.mkdir(parents=True, exist_ok=True)

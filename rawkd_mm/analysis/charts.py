@@ -85,7 +85,17 @@ def draw_curves(name: str, description: str, ylabel: str, lines: Sequence[Line])
 
 
 def draw_colour_bar(name: str, low: float, high: float, label: str) -> Markup:
-    """Draw the scale of :func:`paint_map`."""
+    """Draw the scale of :func:`paint_map`.
+
+    Args:
+        name (str): Unique in the page, of letters, digits and hyphens.
+        low (float): The value of the first colour.
+        high (float): The value of the last colour.
+        label (str): Of the axis, and what a screen reader says.
+
+    Returns:
+        Markup: An svg element.
+    """
     import matplotlib.pyplot as plt
 
     with plt.rc_context(_STYLE | {'svg.hashsalt': name, 'axes.grid': False}):
@@ -97,7 +107,16 @@ def draw_colour_bar(name: str, low: float, high: float, label: str) -> Markup:
 
 
 def paint_map(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Paint a map of shape (H, W); gives uint8 of shape (H, W, 3)."""
+    """Paint a map of values.
+
+    Args:
+        values (np.ndarray): Shape (H, W).
+        low (float): The value of the first colour.
+        high (float): The value of the last colour.
+
+    Returns:
+        np.ndarray: RGB, uint8 of shape (H, W, 3).
+    """
     import matplotlib
 
     scaled = (values - low) / max(high - low, 1e-12)
