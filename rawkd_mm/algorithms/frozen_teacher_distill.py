@@ -1,7 +1,6 @@
 """The algorithm: a student, a frozen teacher, and a checkpoint that is the student."""
 
 import copy
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,15 +26,16 @@ from ..features.recorder import Recording
 from ..registry import MODELS, check_type, register_model
 from ..teachers import FrozenTeacher, LoadedWeights, TeacherCompute, build_teacher, load_teacher
 from ..teachers.speed import check_settings
-from ..training.build_model import number_of_classes
-from ..training.checkpoint_names import RESERVED, to_algorithm_names, to_student_names
-from ..training.errors import listing
+from ..training.checkpoint_names import to_algorithm_names, to_student_names
 from ..training.random_numbers import separate_random_numbers
+from .checks import check_compile, check_teacher, warn_of_classes
+from .inheriting import check_init_student, inherited_names
 from .student import build_student
+from .student_attributes import StudentAttributes
 
 
 @register_model
-class FrozenTeacherDistill(SingleTeacherDistill):
+class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
     """MMRazor's ``SingleTeacherDistill`` with a teacher that costs little and a plain checkpoint.
 
     What is different:
@@ -123,25 +123,13 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         module_inplace: bool = False,
         teacher_module_inplace: bool = False,
     ) -> None:
-        if teacher_trainable or not teacher_norm_eval:
-            raise ValueError(
-                'FrozenTeacherDistill freezes its teacher: teacher_trainable must be False and '
-                f'teacher_norm_eval True, got {teacher_trainable} and {teacher_norm_eval}. Use '
-                "MMRazor's SingleTeacherDistill to train a teacher."
-            )
-        if not teacher_ckpt and not allow_random_teacher:
-            raise ValueError(
-                f'teacher_ckpt={teacher_ckpt!r}: a teacher needs its trained weights. Give the path '
-                'or URL of its checkpoint (on the command line: --cfg-options '
-                'model.teacher_ckpt=PATH); for a test with a random teacher, '
-                'allow_random_teacher=True.'
-            )
-        self._check_init_student(init_student, teacher_ckpt)
+        check_teacher(teacher_trainable, teacher_norm_eval, teacher_ckpt, allow_random_teacher)
+        check_init_student(init_student, teacher_ckpt)
         check_settings(teacher_precision, teacher_compile)
         check_type(distiller, 'distiller')
 
         # The student draws the random numbers that it draws alone.
-        student = _build_own_student(architecture, data_preprocessor)
+        student = build_student(architecture, data_preprocessor)
         with separate_random_numbers():
             # MMRazor's constructor would keep the teacher as a submodule and load it laxly.
             super(SingleTeacherDistill, self).__init__(
@@ -153,8 +141,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             self.distiller = MODELS.build({'_scope_': 'mmrazor', **copy.deepcopy(distiller)})
             student_run, teacher_run = _dry_runs(self.distiller, student, teacher_model)
 
-        self._warn_of_classes(student, teacher_model)
-        inherited = _names_below(init_student or (), student, teacher_model)
+        warn_of_classes(student, teacher_model)
+        inherited = inherited_names(init_student or (), student, teacher_model)
         loaded = LoadedWeights(None, None)
         if teacher_ckpt:
             # A checkpoint need not have the number of batches that a norm has seen.
@@ -167,7 +155,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self._student_capture = student_run.capture
         self._student_razor = RazorSide(self.distiller, 'student')
         self._teacher_razor = RazorSide(self.distiller, 'teacher')
-        _check_compile(teacher_compile, self._teacher_razor)
+        check_compile(teacher_compile, self._teacher_razor)
         compute = TeacherCompute(
             teacher_model,
             teacher_precision,
@@ -191,40 +179,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self._register_state_dict_hook(to_student_names)
         self._is_built = True
 
-    @staticmethod
-    def _warn_of_classes(student: BaseModel, teacher: BaseModel) -> None:
-        """Warn if the models tell apart another number of classes; it may be meant."""
-        of_student, of_teacher = number_of_classes(student), number_of_classes(teacher)
-        if None not in (of_student, of_teacher) and of_student != of_teacher:
-            print_log(
-                f'The student has {of_student} classes and the teacher {of_teacher}. Features before '
-                'the classifiers can be distilled all the same, if the teacher knows what is in the '
-                'images. The outputs of the two models mean different things.',
-                'current',
-                logging.WARNING,
-            )
-
     @property
     def frozen_teacher(self) -> FrozenTeacher:
         """The teacher with what it needs; no submodule of the algorithm."""
         return self._frozen_teacher
-
-    @staticmethod
-    def _check_init_student(init_student: Sequence[str] | None, teacher_ckpt: str | None) -> None:
-        if init_student is None:
-            return
-        is_list = isinstance(init_student, Sequence) and not isinstance(init_student, str)
-        if not is_list or not all(isinstance(x, str) for x in init_student):
-            raise TypeError(
-                "init_student must be a list of paths of modules, such as ['neck', 'bbox_head'], "
-                f'got {init_student!r}'
-            )
-        if init_student and not teacher_ckpt:
-            raise ValueError(
-                f'init_student={list(init_student)!r} lets the student begin with the trained '
-                f"teacher's weights, and teacher_ckpt={teacher_ckpt!r} gives none. Give the "
-                "teacher's checkpoint; for a test with a random teacher, init_student=None."
-            )
 
     def init_weights(self) -> None:
         """Initialise the student as if it were alone, then the distiller; once.
@@ -255,43 +213,6 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         memo[id(self)] = copied
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return copied
-
-    # What hooks and tools look up or set on "the model" is meant for the student.
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            student = self.__dict__.get('_modules', {}).get('architecture')
-            if student is None or name.startswith('__'):
-                raise
-        try:
-            return getattr(student, name)
-        except AttributeError:
-            raise AttributeError(
-                f'neither {type(self).__name__} nor its student {type(student).__name__} has an '
-                f'attribute {name!r}'
-            ) from None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if self._is_of_student(name) and not isinstance(value, (nn.Module, nn.Parameter)):
-            setattr(self.student, name, value)
-        else:
-            super().__setattr__(name, value)
-
-    def __delattr__(self, name: str) -> None:
-        if self._is_of_student(name):
-            delattr(self.student, name)
-        else:
-            super().__delattr__(name)
-
-    def _is_of_student(self, name: str) -> bool:
-        """Whether a public attribute is none of the algorithm's own, once that is built."""
-        own = self.__dict__
-        if '_is_built' not in own or name.startswith('_') or name in own:
-            return False
-        kinds = ('_modules', '_parameters', '_buffers')
-        return not hasattr(type(self), name) and all(name not in own[kind] for kind in kinds)
 
     def split_for_optimizer(self) -> tuple[BaseModel, dict[str, nn.Parameter]]:
         """Give what MMEngine's optimizer constructors are for, and what they must not see.
@@ -476,30 +397,6 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             )
 
 
-def _build_own_student(
-    architecture: BaseModel | dict, data_preprocessor: dict | nn.Module | None
-) -> BaseModel:
-    """Build the student; refuse one that a distillation cannot train or save.
-
-    Raises:
-        ValueError: If it has no values, or a child whose name a checkpoint needs.
-    """
-    student = build_student(architecture, data_preprocessor)
-    if any(parameter.is_meta for parameter in student.parameters()):
-        raise ValueError(
-            'the student was built on the meta device, where tensors have no values: the teacher '
-            'could not be loaded and images not be normalised. Build the distillation on the CPU '
-            'and move it.'
-        )
-    clash = [name for name, _ in student.named_children() if name in RESERVED]
-    if clash:
-        raise ValueError(
-            f'the student {type(student).__name__} has children named {clash}, which '
-            'checkpoints of a distillation cannot tell from its own'
-        )
-    return student
-
-
 def _dry_runs(
     distiller: nn.Module, student: BaseModel, teacher: BaseModel
 ) -> tuple[DryRun, DryRun]:
@@ -511,42 +408,3 @@ def _dry_runs(
     distiller.prepare_from_teacher(teacher)
     shape = (image_channels(teacher), 64, 64)
     return DryRun(), dry_run(teacher, shape, [], 'teacher', RazorSide(distiller, 'teacher'))
-
-
-def _check_compile(graphs: bool | dict, razor: RazorSide) -> None:
-    if graphs is not False and razor.needs_whole_forward:
-        raise ValueError(
-            'teacher_compile needs recorders of the outputs or inputs of modules: what methods '
-            'and functions return cannot be recorded from within a graph. Record modules, or '
-            'set teacher_compile=False.'
-        )
-
-
-def _names_below(paths: Sequence[str], student: nn.Module, teacher: nn.Module) -> list[str]:
-    """Names of the parameters and buffers below some modules, which must be alike in both models.
-
-    Raises:
-        ValueError: If there are none, or they differ; lists all that do, with both shapes.
-    """
-    names, different = [], []
-    shapes = [{n: tuple(v.shape) for n, v in m.state_dict().items()} for m in (student, teacher)]
-    for path in paths:
-        below = [{n: s for n, s in x.items() if f'{n}.'.startswith(f'{path}.')} for x in shapes]
-        for role, model, found in zip(('student', 'teacher'), (student, teacher), below):
-            if not found:
-                raise ValueError(
-                    f'init_student: the {role} {type(model).__name__} has no parameters below '
-                    f'{path!r}; it has {", ".join(n for n, _ in model.named_children())}'
-                )
-        names += below[0]
-        for name in dict.fromkeys([*below[0], *below[1]]):
-            ours, theirs = (str(x.get(name, 'missing')) for x in below)
-            if ours != theirs:
-                different.append(f'{name}: student {ours}, teacher {theirs}')
-    if different:
-        raise ValueError(
-            f'init_student={list(paths)!r}: the student cannot begin with the weights of the '
-            f'teacher, {len(different)} of them differ{listing(different)}. Leave out the modules '
-            'that the two models do not share.'
-        )
-    return list(dict.fromkeys(names))

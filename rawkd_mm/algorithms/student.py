@@ -9,7 +9,8 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
 from ..training.build_model import build_model
-from ..training.config import resolve_model
+from ..training.checkpoint_names import RESERVED
+from ..training.model_config import resolve_model
 
 
 def build_student(
@@ -28,6 +29,9 @@ def build_student(
 
     Returns:
         BaseModel: The student.
+
+    Raises:
+        ValueError: If the student has no values, or a child whose name a checkpoint needs.
     """
     if isinstance(architecture, BaseModel):
         # what MMEngine gives a model without one
@@ -43,9 +47,25 @@ def build_student(
         if filled_in is not None and not has_own:
             architecture['data_preprocessor'] = filled_in
     student = build_model(architecture)
+    _check_student(student)
     if filled_in is not None and has_own:
         _tell_difference(student.data_preprocessor, filled_in)
     return student
+
+
+def _check_student(student: BaseModel) -> None:
+    if any(parameter.is_meta for parameter in student.parameters()):
+        raise ValueError(
+            'the student was built on the meta device, where tensors have no values: the teacher '
+            'could not be loaded and images not be normalised. Build the distillation on the CPU '
+            'and move it.'
+        )
+    clash = [name for name, _ in student.named_children() if name in RESERVED]
+    if clash:
+        raise ValueError(
+            f'the student {type(student).__name__} has children named {clash}, which '
+            'checkpoints of a distillation cannot tell from its own'
+        )
 
 
 def _tell_difference(own: nn.Module, filled_in: dict | nn.Module) -> None:

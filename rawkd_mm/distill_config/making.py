@@ -12,7 +12,7 @@ from torch import nn
 
 from rawkd_mm.features import AutoFeatureError
 from rawkd_mm.training import TrialError, UsageError, run_one_iteration, training_images
-from rawkd_mm.training.config import remove_pretrained
+from rawkd_mm.training.model_config import remove_pretrained
 
 from .methods import choose_method
 from .models import DEFAULT_SIZE, build_alone, check_trainable, read_config, scope_of, trial_size

@@ -4,18 +4,20 @@ from .amp import Bf16OptimWrapper, set_amp
 from .checkpoint import CheckpointError, RequireAllWeightsHook, load_all_weights
 from .config import (
     UsageError,
-    inline_models,
-    is_distillation,
     load_config,
-    make_paths_relative,
-    package_of,
-    resolve_model,
     set_auto_scale_lr,
     set_resume,
     set_work_dir,
+    use_resumable_checkpoints,
+)
+from .model_config import (
+    inline_models,
+    is_distillation,
+    make_paths_relative,
+    package_of,
+    resolve_model,
     student_config,
     teacher_config,
-    use_resumable_checkpoints,
 )
 from .one_iteration import (
     TrialError,

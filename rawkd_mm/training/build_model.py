@@ -4,7 +4,7 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from ..registry import MODELS
-from .config import resolve_model
+from .model_config import resolve_model
 
 __all__ = ['build_model', 'knows_classes', 'number_of_classes']
 

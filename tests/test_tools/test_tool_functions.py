@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
-from rawkd_mm import utils
+from rawkd_mm import training as utils
 
 
 def checkpoint_in(folder, iteration):

@@ -1,0 +1,71 @@
+"""What a distillation refuses, or warns of, when it is built."""
+
+import logging
+
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+
+from ..features.mmrazor_adapter import RazorSide
+from ..training.build_model import number_of_classes
+
+__all__ = ['check_compile', 'check_teacher', 'warn_of_classes']
+
+
+def check_teacher(
+    is_trainable: bool, is_norm_eval: bool, filename: str | None, may_be_random: bool
+) -> None:
+    """Check the arguments of the teacher.
+
+    Args:
+        is_trainable (bool): ``teacher_trainable``.
+        is_norm_eval (bool): ``teacher_norm_eval``.
+        filename (str | None): ``teacher_ckpt``.
+        may_be_random (bool): ``allow_random_teacher``.
+
+    Raises:
+        ValueError: If the teacher should be trained, or has no weights.
+    """
+    if is_trainable or not is_norm_eval:
+        raise ValueError(
+            'FrozenTeacherDistill freezes its teacher: teacher_trainable must be False and '
+            f'teacher_norm_eval True, got {is_trainable} and {is_norm_eval}. Use '
+            "MMRazor's SingleTeacherDistill to train a teacher."
+        )
+    if not filename and not may_be_random:
+        raise ValueError(
+            f'teacher_ckpt={filename!r}: a teacher needs its trained weights. Give the path '
+            'or URL of its checkpoint (on the command line: --cfg-options '
+            'model.teacher_ckpt=PATH); for a test with a random teacher, '
+            'allow_random_teacher=True.'
+        )
+
+
+def warn_of_classes(student: BaseModel, teacher: BaseModel) -> None:
+    """Warn if the models tell apart another number of classes; it may be meant."""
+    of_student, of_teacher = number_of_classes(student), number_of_classes(teacher)
+    if None not in (of_student, of_teacher) and of_student != of_teacher:
+        print_log(
+            f'The student has {of_student} classes and the teacher {of_teacher}. Features before '
+            'the classifiers can be distilled all the same, if the teacher knows what is in the '
+            'images. The outputs of the two models mean different things.',
+            'current',
+            logging.WARNING,
+        )
+
+
+def check_compile(graphs: bool | dict, razor: RazorSide) -> None:
+    """Refuse graphs that would hide what MMRazor's recorders record.
+
+    Args:
+        graphs (bool | dict): ``teacher_compile``.
+        razor (RazorSide): MMRazor's recorders of the teacher.
+
+    Raises:
+        ValueError: If something else than modules is recorded.
+    """
+    if graphs is not False and razor.needs_whole_forward:
+        raise ValueError(
+            'teacher_compile needs recorders of the outputs or inputs of modules: what methods '
+            'and functions return cannot be recorded from within a graph. Record modules, or '
+            'set teacher_compile=False.'
+        )
