@@ -41,7 +41,7 @@ def _compile(function: Callable) -> Callable:
     Once for all losses of a kind: five levels of a pyramid, each with its own, would else be compiled
     one by one up to torch.compile's limit.
     """
-    # Functions and modules stay what they are; to check that at each call is what small features feel.
+    # Functions and modules do not change. Checking them at every call would slow down small features.
     skip = getattr(torch.compiler, 'skip_guard_on_globals_unsafe', None)  # not in torch 2.1
     return torch.compile(function, options=skip and dict(guard_filter_fn=skip))
 

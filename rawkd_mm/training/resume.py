@@ -167,7 +167,7 @@ def number_batches(runner: Runner) -> NumberedBatches | None:
 
 
 def _set(loader: DataLoader, name: str, value: Sized) -> None:
-    """Set what a DataLoader does not let change, lest a running iterator have another one."""
+    """Set an attribute that a DataLoader protects, because a running iterator keeps the old value."""
     object.__setattr__(loader, name, value)
 
 
