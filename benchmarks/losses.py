@@ -28,8 +28,7 @@ SHAPES = {
     'detection': (256, [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]),
 }
 BATCH = 2
-# What the zoo's RetinaNet configs say; FKD's (reduction, stride) is given for each level.
-FKD_LEVELS = [(4, 4), (4, 2), (2, 1), (2, 1), (2, 1)]
+METHODS = Path(__file__).resolve().parents[1] / 'configs/_base_/methods'
 COLUMNS = (
     'device', 'threads', 'torch', 'shape', 'method', 'forward_ms', 'backward_ms', 'both_ms',
     'both_spread_ms', 'peak_mb', 'both_gb_per_s', 'copy_gb_per_s',
@@ -62,11 +61,15 @@ def plain_naive(student, teacher):
 def make_methods(channels: int, device) -> dict:
     """Give, for each method, how a level's loss is computed from the two features."""
     import torch
+    from mmengine.config import Config
 
     from rawkd_mm.registry import MODELS
 
-    def build(kind, **kwargs):
-        module = MODELS.build(dict(type=kind, **kwargs)).to(device)
+    def published(method):
+        return Config.fromfile(METHODS / f'{method}.py').method.model.distiller
+
+    def build(type, **kwargs):
+        module = MODELS.build(dict(type=type, **kwargs)).to(device)
         return module.train()
 
     def of_loss(kind, **kwargs):
@@ -84,17 +87,13 @@ def make_methods(channels: int, device) -> dict:
         return lambda level: Plain(function)
 
     def fkd(level):
-        reduction, stride = FKD_LEVELS[level]
-        given = dict(
-            in_channels=channels, reduction=reduction, mode='dot_product', sub_sample=True,
-            maxpool_stride=stride,
-        )  # fmt: skip
-        student = build('FBKDStudentConnector', **given)
-        teacher = build('FBKDTeacherConnector', **given)
-        loss = build(
-            'FBKDLoss', mask_l2_weight=4e-4, channel_weight=2e-2, spatial_weight=2e-2,
-            nonloacl_weight=4e-4,
-        )  # fmt: skip
+        method = published('fkd_one-stage')
+        pair = method.pairs[level]
+        student, teacher = (
+            build(**{**pair[f'{role}_connector'], 'in_channels': channels})
+            for role in ('student', 'teacher')
+        )
+        loss = build(**method.loss)
         return lambda s, t: loss(student(s), teacher(t))
 
     def fgd(level):
@@ -108,10 +107,10 @@ def make_methods(channels: int, device) -> dict:
         return lambda s, t: loss(student(s), teacher(t), samples)
 
     def mgd(level):
-        connector = build(
-            'MGDConnector', student_channels=channels, teacher_channels=channels, lambda_mgd=0.65
-        )
-        loss = build('MGDLoss', alpha_mgd=2e-5)
+        method = published('mgd_one-stage')
+        both = dict(student_channels=channels, teacher_channels=channels)
+        connector = build(**{**method.student_connector, **both})
+        loss = build(**method.loss)
         return lambda s, t: loss(connector(s), t)
 
     return {

@@ -96,13 +96,5 @@ def main() -> None:
         sys.exit(f'make_distill_config.py: error: {error}')
 
 
-def __getattr__(name: str):
-    if name not in ('make', 'scope_of'):  # tools/dev/breadth.py takes these from here
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    import rawkd_mm.distill_config
-
-    return getattr(rawkd_mm.distill_config, name)
-
-
 if __name__ == '__main__':
     main()

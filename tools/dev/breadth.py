@@ -17,7 +17,7 @@ import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import make_distill_config
+import _package  # noqa: F401, I001 (finds the checkout's package)
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (128, 128)
@@ -112,6 +112,7 @@ this, one by one (`tests/test_features/test_choosing.py`).
 
 def run(package: str, row: tuple) -> tuple[bool, str]:
     """Make a pair and train it for one iteration; gives whether it ran, and a row of the table."""
+    from rawkd_mm import distill_config
     from rawkd_mm.training import TrialError, UsageError, run_one_iteration
 
     student, teacher, method, *size = row
@@ -128,8 +129,8 @@ def run(package: str, row: tuple) -> tuple[bool, str]:
     begin = f'| {stem(teacher)} | {stem(student)} | {method} | '
     with contextlib.redirect_stdout(io.StringIO()):
         try:
-            result = make_distill_config.make(args, size)
-            with make_distill_config.scope_of(result.cfg):
+            result = distill_config.make(args, size)
+            with distill_config.scope_of(result.cfg):
                 run_one_iteration(result.algorithm, result.cfg.optim_wrapper, result.size)
         except TrialError as error:
             return False, f'{begin}FAILED: {error} |'
