@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from rawkd_mm.features import (
+from ..features import (
     AutoFeatureError,
     find_features,
     image_channels,
@@ -17,8 +17,7 @@ from rawkd_mm.features import (
     measure_feature,
     partners,
 )
-from rawkd_mm.features.listing import ListedFeature
-
+from ..features.listing import ListedFeature
 from .models import build_alone, read_config, trial_size
 
 

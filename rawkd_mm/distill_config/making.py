@@ -10,10 +10,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
-from rawkd_mm.features import AutoFeatureError
-from rawkd_mm.training import TrialError, UsageError, run_one_iteration, training_images
-from rawkd_mm.training.model_config import remove_pretrained
-
+from ..features import AutoFeatureError
+from ..training import TrialError, UsageError, run_one_iteration, training_images
+from ..training.model_config import remove_pretrained
 from .methods import choose_method
 from .models import DEFAULT_SIZE, build_alone, check_trainable, read_config, scope_of, trial_size
 from .pairs import choose_pairs, dry_run_shape, find_inherited

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 from torch import nn
 
-from rawkd_mm.training import UsageError
+from ..training import UsageError
 
 # In the order in which they are listed. The command line has the same names: it does not wait for
 # this package to be imported.

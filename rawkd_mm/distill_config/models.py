@@ -9,8 +9,8 @@ from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from rawkd_mm.teachers import build_teacher
-from rawkd_mm.training import (
+from ..teachers import build_teacher
+from ..training import (
     UsageError,
     inline_models,
     load_config,

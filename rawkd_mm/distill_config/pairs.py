@@ -4,15 +4,14 @@ import argparse
 
 from torch import nn
 
-from rawkd_mm.features import (
+from ..features import (
     find_classifier,
     find_features,
     image_channels,
     match_features,
     measure_feature,
 )
-from rawkd_mm.training import UsageError
-
+from ..training import UsageError
 from .methods import Method
 
 # Methods that take of a two-stage detector what its RoI head reads; the neck's further level is

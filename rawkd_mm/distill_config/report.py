@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from rawkd_mm.teachers import make_renormalize
-from rawkd_mm.training import class_names, made_up_images, main_head_classes, training_images
+from ..teachers import make_renormalize
+from ..training import class_names, made_up_images, main_head_classes, training_images
 
 
 def print_tables(

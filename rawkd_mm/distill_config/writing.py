@@ -9,8 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from rawkd_mm.training import UsageError, join_imports, make_paths_relative
-
+from ..training import UsageError, join_imports, make_paths_relative
 from .methods import Method, find_root
 from .models import written_out
 

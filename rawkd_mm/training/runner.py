@@ -12,12 +12,12 @@ from mmengine.device import get_device
 from mmengine.dist import all_reduce_dict, init_dist, is_distributed
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.model.utils import _BatchNormXd
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import mmcv_full_available, set_multi_processing
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from ..registry import find_type, type_name
@@ -25,13 +25,6 @@ from .checkpoint_loading import weights_only
 from .mmrazor_parts import refuse_mmrazor_parts
 
 __all__ = ['AverageLossesHook', 'build_runner', 'leave_processes', 'replace_sync_batchnorm']
-
-
-class BatchNorm(_BatchNorm):
-    """Batch normalisation of inputs of any number of dimensions, as SyncBN is."""
-
-    def _check_input_dim(self, input):
-        pass
 
 
 def replace_sync_batchnorm(model: nn.Module) -> list[str]:
@@ -54,7 +47,7 @@ def replace_sync_batchnorm(model: nn.Module) -> list[str]:
     changed = []
     for name, module in model.named_modules():
         if isinstance(module, tuple(kinds)):
-            module.__class__ = BatchNorm
+            module.__class__ = _BatchNormXd
             changed.append(name)
     return changed
 
