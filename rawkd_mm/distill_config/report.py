@@ -98,7 +98,9 @@ def complexity(
             if samples is None:
                 return self.model(inputs)
             result = self.model(inputs, samples, mode='tensor')
-            return tuple(x for x in torch.utils._pytree.tree_leaves(result) if torch.is_tensor(x))
+            return tuple(
+                x for x in torch.utils._pytree.tree_flatten(result)[0] if torch.is_tensor(x)
+            )
 
     parameters = sum(p.numel() for p in model.parameters())
     training = model.training

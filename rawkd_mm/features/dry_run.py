@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from .mmrazor_adapter import RazorSide
 from .probe import without_traces
@@ -230,7 +230,7 @@ class _Usage(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if not self._is_over and func not in self._ASKING:
-            leaves = tree_leaves((args, kwargs))
+            leaves = tree_flatten((args, kwargs))[0]
             self._used.update(id(leaf) for leaf in leaves if isinstance(leaf, Tensor))
         return func(*args, **kwargs)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from .source import FeatureSource
 
@@ -44,7 +44,7 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
 
 
 class ModuleRecord:

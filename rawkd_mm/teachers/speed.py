@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ..compat import autocast_dtype
 
@@ -39,7 +39,7 @@ def _keep_operators(model: nn.Module) -> set[nn.Module]:
 
 
 def _run_operator(forward: Callable, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    leaves = tree_leaves((args, kwargs))
+    leaves = tree_flatten((args, kwargs))[0]
     device_type = next(x for x in leaves if isinstance(x, Tensor)).device.type
     without = autocast_dtype(device_type) == torch.bfloat16
 
