@@ -80,7 +80,7 @@ class _AngularDistance(torch.autograd.Function):
         undirected = (n < eps) | (m < eps)
         product = n * m
         inverse = torch.where(undirected, 0.0, 1 / product)
-        # an infinite norm, be it by overflow, must not look like an angle
+        # An infinite norm must give NaN and not an angle, also where it comes from overflow.
         inverse = torch.where(product.isfinite(), inverse, torch.nan)
         cosine = dot * inverse
         ctx.save_for_backward(
@@ -302,7 +302,7 @@ def decompose(student: Tensor, teacher: Tensor) -> FeatureGeometry:
     unit_t = t / torch.where(undirected, 1, m)
     # 1 - cos = |x - y|^2 / 2 for unit vectors keeps its digits where 1 - x.y would cancel
     distance = torch.where(undirected, 1, norm(unit_s - unit_t, dims).square() / 2)
-    # NaN and infinity are no lack of direction and go on into the result
+    # NaN and infinity must reach the result: only short vectors have no direction.
     distance = torch.where(product.isfinite(), distance, torch.nan).flatten()
     n, m, product = n.flatten(), m.flatten(), product.flatten()
     size = student[0].numel()

@@ -41,7 +41,7 @@ def check_teacher(
 
 
 def warn_of_classes(student: BaseModel, teacher: BaseModel) -> None:
-    """Warn if the models tell apart another number of classes; it may be meant."""
+    """Warn if student and teacher have different numbers of classes. This may be intended."""
     of_student, of_teacher = number_of_classes(student), number_of_classes(teacher)
     if None not in (of_student, of_teacher) and of_student != of_teacher:
         print_log(

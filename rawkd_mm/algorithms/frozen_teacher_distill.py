@@ -36,7 +36,7 @@ from .student_attributes import StudentAttributes
 
 @register_model
 class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
-    """MMRazor's ``SingleTeacherDistill`` with a teacher that costs little and a plain checkpoint.
+    """MMRazor's ``SingleTeacherDistill`` with a frozen teacher that stops early, and a plain checkpoint.
 
     What is different:
 
@@ -128,7 +128,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         check_settings(teacher_precision, teacher_compile)
         check_type(distiller, 'distiller')
 
-        # The student draws the random numbers that it draws alone.
+        # Teacher and distiller must not change the random numbers that the student draws.
         student = build_student(architecture, data_preprocessor)
         with separate_random_numbers():
             # MMRazor's constructor would keep the teacher as a submodule and load it laxly.
@@ -164,7 +164,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
             sources=teacher_run.capture.modules | self._teacher_razor.modules,
             kept=self._teacher_razor.parameters,
         )
-        # No submodule: what a runner does with the modules of a model is not for the teacher.
+        # It is no submodule: a runner would put it into DDP, the optimizer, EMA and checkpoints.
         self._frozen_teacher = FrozenTeacher(
             teacher_model,
             self.data_preprocessor,
@@ -215,7 +215,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         return copied
 
     def split_for_optimizer(self) -> tuple[BaseModel, dict[str, nn.Parameter]]:
-        """Give what MMEngine's optimizer constructors are for, and what they must not see.
+        """Split the parameters for MMEngine's optimizer constructors.
 
         Returns:
             tuple[BaseModel, dict[str, nn.Parameter]]: The student, whose groups are thereby those of
@@ -349,7 +349,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         return add_prefix(losses, 'student') if self.calculate_student_loss else {}
 
     def _keep_connectors(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Give the idle connectors a gradient of 0: DDP waits for one of every parameter."""
+        """Add a loss of 0 for idle connectors: DDP expects a gradient of every parameter."""
         idle = [p for p in self.distiller.parameters() if p.requires_grad]
         if idle:
             losses['distill.loss_stopped'] = sum(0.0 * p.sum() for p in idle)
@@ -364,7 +364,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         """Set the mode of the student and the connectors; the teacher stays in eval mode."""
         if not mode:
             self.distiller.last_comparison = None  # a validation needs the memory
-        # not MMRazor's, which would also walk through the teacher, and returns None
+        # MMRazor's train() would also change the teacher's mode, and returns None.
         return nn.Module.train(self, mode)
 
     def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> 'FrozenTeacherDistill':
@@ -383,7 +383,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _keep_absent_connectors(self, state_dict: dict, prefix: str) -> None:
-        """Let a plain student's checkpoint, which has no connectors, miss none of them."""
+        """Report no missing connectors when a plain student's checkpoint is loaded."""
         ours = f'{prefix}distiller.'
         if any(key.startswith(ours) for key in state_dict):
             return

@@ -37,7 +37,7 @@ def check_init_student(init_student: Sequence[str] | None, teacher_ckpt: str | N
 
 
 def inherited_names(paths: Sequence[str], student: nn.Module, teacher: nn.Module) -> list[str]:
-    """Names of the parameters and buffers below some modules, which must be alike in both models.
+    """List the parameters and buffers below some modules; both models must have the same.
 
     Raises:
         ValueError: If there are none, or they differ; lists all that do, with both shapes.
@@ -54,9 +54,9 @@ def inherited_names(paths: Sequence[str], student: nn.Module, teacher: nn.Module
                 )
         names += below[0]
         for name in dict.fromkeys([*below[0], *below[1]]):
-            ours, theirs = (str(x.get(name, 'missing')) for x in below)
-            if ours != theirs:
-                different.append(f'{name}: student {ours}, teacher {theirs}')
+            of_student, of_teacher = (str(x.get(name, 'missing')) for x in below)
+            if of_student != of_teacher:
+                different.append(f'{name}: student {of_student}, teacher {of_teacher}')
     if different:
         raise ValueError(
             f'init_student={list(paths)!r}: the student cannot begin with the weights of the '

@@ -34,7 +34,7 @@ def build_student(
         ValueError: If the student has no values, or a child whose name a checkpoint needs.
     """
     if isinstance(architecture, BaseModel):
-        # what MMEngine gives a model without one
+        # MMEngine's default for a model without a data_preprocessor
         has_own = type(architecture.data_preprocessor) is not BaseDataPreprocessor
         if filled_in is not None and not has_own:
             is_built = isinstance(filled_in, nn.Module)
@@ -98,16 +98,16 @@ def different_settings(first: nn.Module, second: nn.Module) -> list[str]:
     Returns:
         list[str]: Names of the settings that differ: 'type', and attributes such as 'mean'.
     """
-    ours, theirs = _settings(first), _settings(second)
+    of_first, of_second = _settings(first), _settings(second)
     return [
         name.lstrip('_')
-        for name in dict.fromkeys([*ours, *theirs])
-        if name not in ours or name not in theirs or ours[name] != theirs[name]
+        for name in dict.fromkeys([*of_first, *of_second])
+        if name not in of_first or name not in of_second or of_first[name] != of_second[name]
     ]
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
-    """What an object has been told, as values that can be compared."""
+    """Give an object's settings as values that can be compared."""
     found = {'type': type(module)}
     for name, value in vars(module).items():
         # tensors and modules stand in dicts of nn.Module

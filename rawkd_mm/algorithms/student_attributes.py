@@ -1,4 +1,4 @@
-"""What hooks and tools look up or set on "the model" of a distillation is meant for the student."""
+"""Hooks and tools read and set attributes on the model; a distillation forwards them to its student."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ class StudentAttributes:
             super().__delattr__(name)
 
     def _is_of_student(self, name: str) -> bool:
-        """Whether a public attribute is none of the algorithm's own, once that is built."""
+        """Whether a public attribute belongs to the student and not to the algorithm."""
         own = self.__dict__
         if '_is_built' not in own or name.startswith('_') or name in own:
             return False

@@ -38,13 +38,13 @@ def load_mmrazor() -> None:
         ImportError: If MMRazor cannot be imported all the same; no half-imported module stays.
     """
     global _mmrazor_error
-    # A process that has imported MMRazor some other way needs nothing from us.
+    # MMRazor is imported already: there is nothing to do.
     if 'mmrazor.models' in sys.modules and 'mmrazor.engine' in sys.modules:
         return
     if _mmrazor_error is not None:
-        # its registries exist already; a second attempt would fail with that, not with the reason
+        # Its registries exist already: a second import would fail for that and hide the reason.
         raise _mmrazor_error
-    # What looks at the versions when it is imported shall see the true ones.
+    # These read the versions when they are imported, and must see the true ones.
     for name in (
         'mmseg.models',
         'mmcv.cnn',

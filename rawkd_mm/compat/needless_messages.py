@@ -1,4 +1,4 @@
-"""Messages of packages below us that tell a user nothing to act upon.
+"""Messages of other packages that give the user nothing to do.
 
 Each is printed in every training, whatever the user wrote in the config. What is about a user's own
 settings is not listed here and stays.

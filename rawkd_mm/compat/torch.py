@@ -16,7 +16,7 @@ __all__ = [
 
 
 def find_is_compiling():
-    """Give the function that tells whether torch.compile is tracing, by whatever name torch has it."""
+    """Give torch's function that tells whether torch.compile is tracing; its name has changed."""
     import torch
 
     found = getattr(torch.compiler, 'is_compiling', None)

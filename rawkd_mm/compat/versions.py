@@ -22,7 +22,7 @@ _OTHER_DISTRIBUTIONS = {
     'mmcv': ('mmcv-lite',),
 }
 _OPTIONAL = ('mmdet',)
-# Needed by MMRazor and MMSegmentation 1.2.2, declared by neither.
+# MMRazor and MMSegmentation 1.2.2 import these packages and do not declare them.
 _UNDECLARED = {'joblib': 'mmrazor', 'ftfy': 'mmseg', 'regex': 'mmseg'}
 
 

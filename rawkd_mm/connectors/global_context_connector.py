@@ -9,7 +9,7 @@ from ..registry import register_model
 
 @register_model
 class GlobalContextConnector(BaseModule):
-    r"""Gives a feature and what its global context makes of it, for :class:`FGDLoss`.
+    r"""Gives a feature, and the output of its global context block, for :class:`FGDLoss`.
 
     The second is (FGD, arXiv 2111.11837, after GCNet, arXiv 1904.11492)
 

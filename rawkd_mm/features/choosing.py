@@ -94,7 +94,7 @@ def measure_feature(model: BaseModel, text: str, shape: Sequence[int] | None = N
 
 
 def find_features(model: BaseModel, role: str, shape: Sequence[int] | None = None) -> list[Feature]:
-    """Choose the features to distil: by what the model is.
+    """Choose the features to distil; the kind of the model decides.
 
     * A segmentor of mmseg (``EncoderDecoder``): the last feature before the classifier, found by
       running the head.
@@ -169,7 +169,7 @@ def find_classifier(model: BaseModel, role: str, shape: Sequence[int] | None = N
 
 
 class _HeadRun:
-    """What the modules of a head were given and gave, in one forward."""
+    """Records inputs and outputs of a head's modules in one forward."""
 
     def __init__(self, model: BaseModel) -> None:
         self.names = {m: n for n, m in model.named_modules() if n.startswith('decode_head.')}
@@ -190,7 +190,7 @@ class _HeadRun:
             try:
                 run_for_features(model, image, None, [])
             except Exception as error:
-                # A head behind the one that matters may want what an empty image lacks.
+                # A later head may fail on an empty image; the needed one has run already.
                 self.error = error
 
     def _begin(self, module: nn.Module, args: tuple) -> None:

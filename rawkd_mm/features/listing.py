@@ -162,5 +162,5 @@ def partners(
                 result[listed.part, round(listed.feature.stride, 1)] = source
         return result
 
-    ours, theirs = last(student), last(teacher)
-    return {ours[key]: theirs[key] for key in ours if key in theirs}
+    of_student, of_teacher = last(student), last(teacher)
+    return {of_student[key]: of_teacher[key] for key in of_student if key in of_teacher}

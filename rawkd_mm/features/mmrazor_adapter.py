@@ -289,7 +289,7 @@ class RazorSide:
         )
 
     def _records_needed(self, name: str) -> int:
-        """How often a recorder has to record: more than once if a mapping asks for a later one."""
+        """The number of records that a mapping needs: more than one if it names a later one."""
         indices = [
             record.get('record_idx', 0)
             for mapping in self._distiller.loss_forward_mappings.values()

@@ -1,4 +1,4 @@
-"""Stops a training whose losses are no numbers any more."""
+"""Stops a training whose loss is NaN or infinite."""
 
 from typing import NamedTuple
 
@@ -114,7 +114,7 @@ class _Finding(NamedTuple):
 def _of_ranks(found: list[_Finding | None]) -> str:
     """Put together what the processes found, for those that it was."""
     ranks = {rank: x for rank, x in enumerate(found) if x is not None}
-    # Losses may have been averaged before (by a hook of another's), a process's features never are.
+    # Another hook may have averaged the losses. Nothing averages features: they tell the process.
     chosen = {rank: x for rank, x in ranks.items() if x.in_features} or ranks
     texts = [f'Process (rank) {rank} of {len(found)}: {x.text}' for rank, x in chosen.items()]
     more = f' {len(texts) - 4} more processes found the like.' if len(texts) > 4 else ''

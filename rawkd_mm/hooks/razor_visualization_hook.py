@@ -60,7 +60,7 @@ class RazorVisualizationHook(_RazorsHook):
             val_loop=runner.val_loop,
             model=_Both(model),
         )
-        out_dir = self.out_dir  # which MMRazor makes longer each time
+        out_dir = self.out_dir  # MMRazor appends to it in every call
         modes = {module: module.training for module in model.modules()}
         model.eval()
         try:
@@ -109,5 +109,5 @@ class _Both:
         return self.model.test_step(data)
 
 
-# What is imported from MMRazor shall be this one, as what a config names is.
+# Imports from MMRazor must give this class too, as configs do.
 mmrazor.engine.hooks.RazorVisualizationHook = RazorVisualizationHook

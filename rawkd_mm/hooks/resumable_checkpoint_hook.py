@@ -1,4 +1,4 @@
-"""Checkpoints from which a training goes on as if it had never stopped."""
+"""Checkpoints from which a training resumes with the result of an uninterrupted one."""
 
 import os
 import shutil

@@ -70,5 +70,5 @@ class StopDistillHook(_RazorsHook):
             model.distillation_stopped = True
 
 
-# What is imported from MMRazor shall be this one, as what a config names is.
+# Imports from MMRazor must give this class too, as configs do.
 mmrazor.engine.StopDistillHook = mmrazor.engine.hooks.StopDistillHook = StopDistillHook

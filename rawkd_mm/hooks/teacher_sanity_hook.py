@@ -214,7 +214,7 @@ def check_evaluation(
 
 
 class _only_these_images:  # noqa: N801 (a context manager)
-    """Let COCO's metrics count the first images only, not those that were not evaluated as missed."""
+    """Restrict COCO's metrics to the images that are evaluated; the others would count as missed."""
 
     def __init__(self, metrics: list, dataset: torch.utils.data.Dataset, count: int) -> None:
         self.metrics = [metric for metric in metrics if hasattr(metric, 'img_ids')]

@@ -89,6 +89,6 @@ class SingleTeacherDistillValLoop(_RazorsLoop):
             return self.evaluator.evaluate(len(self.dataloader.dataset))
 
 
-# What is imported from MMRazor shall be this one, as what a config names is.
+# Imports from MMRazor must give this class too, as configs do.
 mmrazor.engine.SingleTeacherDistillValLoop = SingleTeacherDistillValLoop
 mmrazor.engine.runner.SingleTeacherDistillValLoop = SingleTeacherDistillValLoop

@@ -32,7 +32,7 @@ class Renormalize:
         if self.swap:
             inputs = inputs.flip(1)
         outputs = (inputs * self.scale + self.shift).to(inputs.dtype)
-        # The student's preprocessor pads after it has normalised, and so would the teacher's.
+        # Both data_preprocessors pad after they have normalised.
         for image, sample in zip(outputs, data_samples or ()):
             height, width = sample.metainfo.get('img_shape', image.shape[1:])[:2]
             image[:, height:] = self.pad_value
@@ -91,33 +91,37 @@ def make_renormalize(student: nn.Module, teacher: nn.Module) -> Renormalize | No
     Raises:
         ValueError: If the one cannot be computed from the other.
     """
-    expected = _normalization(teacher, 'teacher')
-    if expected is None:
+    of_teacher = _normalization(teacher, 'teacher')
+    if of_teacher is None:
         return None
-    given = _normalization(student, 'student') or _RAW
-    channels = {len(x) for x in (given.mean, given.std, expected.mean, expected.std)} - {1}
+    of_student = _normalization(student, 'student') or _RAW
+    channels = {
+        len(x) for x in (of_student.mean, of_student.std, of_teacher.mean, of_teacher.std)
+    } - {1}
     if len(channels) > 1:
         raise ValueError(
-            f"the student's images have {len(given.mean)} channels (mean "
-            f"{given.mean.flatten().tolist()}), the teacher's {len(expected.mean)} (mean "
-            f'{expected.mean.flatten().tolist()}): they cannot be converted into each other. Give '
+            f"the student's images have {len(of_student.mean)} channels (mean "
+            f"{of_student.mean.flatten().tolist()}), the teacher's {len(of_teacher.mean)} (mean "
+            f'{of_teacher.mean.flatten().tolist()}): they cannot be converted into each other. Give '
             'both models the same kind of image.'
         )
     if (
-        given.swap == expected.swap
-        and given.pad_value == expected.pad_value
-        and given.same_values(expected)
+        of_student.swap == of_teacher.swap
+        and of_student.pad_value == of_teacher.pad_value
+        and of_student.same_values(of_teacher)
     ):
         return None
-    if not (expected.std != 0).all():
-        raise ValueError(f"the teacher's std {expected.std.flatten().tolist()} must not contain 0")
-    swap = given.swap != expected.swap
+    if not (of_teacher.std != 0).all():
+        raise ValueError(
+            f"the teacher's std {of_teacher.std.flatten().tolist()} must not contain 0"
+        )
+    swap = of_student.swap != of_teacher.swap
     print_log(
         "The teacher's images are made otherwise than the student's; they are converted: "
-        f'mean {given.mean.flatten().tolist()} -> {expected.mean.flatten().tolist()}, '
-        f'std {given.std.flatten().tolist()} -> {expected.std.flatten().tolist()}, '
-        f'padding {given.pad_value} -> {expected.pad_value}, '
+        f'mean {of_student.mean.flatten().tolist()} -> {of_teacher.mean.flatten().tolist()}, '
+        f'std {of_student.std.flatten().tolist()} -> {of_teacher.std.flatten().tolist()}, '
+        f'padding {of_student.pad_value} -> {of_teacher.pad_value}, '
         f'channels {"reversed" if swap else "in the same order"}.',
         'current',
     )
-    return Renormalize(given, expected)
+    return Renormalize(of_student, of_teacher)

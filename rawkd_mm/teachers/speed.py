@@ -25,7 +25,7 @@ _CONVERTED_FORWARDS = tuple(
 
 
 def _keep_operators(model: nn.Module) -> set[nn.Module]:
-    """Let MMCV's own operators run whatever the layout and the precision around them are.
+    """Let MMCV's own operators run in every layout and precision.
 
     They take contiguous maps only, and no bfloat16: under its autocast they run in float32.
 

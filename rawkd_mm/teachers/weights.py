@@ -51,7 +51,7 @@ def load_teacher(model: BaseModel, filename: str, needed: Sequence[str]) -> Load
     expected = model.state_dict()
     needed = list(dict.fromkeys(needed))
     prefix, weights = strip_prefix(saved, {name: expected[name].shape for name in needed})
-    # Only loading tells what is there: modules rename what older versions of them have saved.
+    # Check after loading: modules rename parameters that their older versions saved.
     found, lacking, errors = load_as_modules_do(model, weights)
     missing = [name for name in needed if name in lacking]
     mismatched = [

@@ -1,4 +1,4 @@
-"""Loading weights without gaps."""
+"""Loads weights, and refuses a checkpoint in which some are missing."""
 
 from collections import OrderedDict
 from typing import NamedTuple

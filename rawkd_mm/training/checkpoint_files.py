@@ -89,7 +89,7 @@ class WholeFilesBackend(LocalBackend):
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename outlast a power failure, where the file system can."""
+    """Sync a folder, so that a rename survives a power failure."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -126,7 +126,7 @@ def _check_path(filename: str) -> None:
 
 @contextlib.contextmanager
 def weights_only() -> Iterator[None]:
-    """Let everything that asks ``torch.load`` get no more than data, for as long as it lasts.
+    """Let every ``torch.load`` within the context accept data only.
 
     MMEngine's schemes (paths, URLs, ``open-mmlab://`` and the like, file backends) all end there.
     With ``RAWKD_MM_TRUST_CHECKPOINTS=1`` in the environment, files are loaded whatever they do.

@@ -29,7 +29,7 @@ _NO_SAMPLES = {
 
 
 class TrialError(RuntimeError):
-    """One iteration of the training failed; the message says at what."""
+    """The trial iteration failed; the message has the cause."""
 
 
 def main_head_classes(model: BaseModel) -> int | None:

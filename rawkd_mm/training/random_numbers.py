@@ -14,7 +14,7 @@ __all__ = ['separate_random_numbers']
 def separate_random_numbers(
     number: int = 0, device: torch.device | str | None = None
 ) -> Iterator[None]:
-    """Give a block random numbers of its own, and put the state outside back at its end.
+    """Seed random numbers for a block, and restore the outer state at its end.
 
     What a distillation draws (the weights of a teacher and of connectors, the masks of a loss) must
     not shift what the student draws: with one seed, a student trained alone and a distilled one begin

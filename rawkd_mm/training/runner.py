@@ -161,7 +161,7 @@ class _CarefulInputs:
     def build_dataloader(
         cls, dataloader: DataLoader | dict, *args: Any, **kwargs: Any
     ) -> DataLoader:
-        # Here, because workers would look for a first image for ever when the loop is built.
+        # Checked here: else the workers search for a first image without end when the loop is built.
         try:
             built = super().build_dataloader(dataloader, *args, **kwargs)
         except ValueError as error:

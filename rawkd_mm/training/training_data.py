@@ -66,7 +66,7 @@ def training_images(cfg: Config) -> TrainingImages | None:
         found = _padded(found, size)
     divisor = preprocessor.get('size_divisor')
     if found is not None and isinstance(divisor, int) and divisor > 1:
-        # mmseg's; mmdet's pad_size_divisor, which adds some rows, is not worth a word
+        # mmseg's. mmdet's pad_size_divisor adds only some rows, and is ignored.
         found = _padded(found, tuple(-(-x // divisor) * divisor for x in found[:2]))
     return found
 
