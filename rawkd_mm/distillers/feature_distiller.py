@@ -19,8 +19,7 @@ from ..features import (
     without_traces,
 )
 from ..features.mmrazor_adapter import (
-    ConfigurableDistiller,
-    PairsRecorder,
+    ComparingDistiller,
     RazorSide,
     for_module,
 )
@@ -28,9 +27,6 @@ from ..registry import MODELS, check_type, register_model
 from .auto_channels import fill_channels, has_auto
 from .comparison import Comparison, PairFeatures
 from .pairs import FeaturePair, parse_pairs
-
-# The recorder of the pairs among MMRazor's.
-_PAIRS = 'pairs of features'
 
 
 def _build_module(config: dict, what: str) -> nn.Module:
@@ -63,7 +59,7 @@ def _image_shape(student: nn.Module, teacher: nn.Module) -> tuple[int, int, int]
 
 
 @register_model
-class FeatureDistiller(ConfigurableDistiller):
+class FeatureDistiller(ComparingDistiller):
     """Distils pairs of features that are named by the paths of their modules.
 
     MMRazor's ``ConfigurableDistiller`` asks for recorders, connectors with channel numbers and a
@@ -147,7 +143,6 @@ class FeatureDistiller(ConfigurableDistiller):
         )
         self.dry_run_shape = None if dry_run_shape is None else tuple(dry_run_shape)
         self.pairs = parsed
-        self.last_comparison: Comparison | None = None
         self._check_keys()
         for pair in self.pairs:
             if not has_auto(pair.loss):
@@ -186,8 +181,7 @@ class FeatureDistiller(ConfigurableDistiller):
                 channels, features cannot be aligned or 'auto' stands where it has no meaning.
             RuntimeError: If a module produces no or several features in one forward.
         """
-        super().prepare_from_student(student)
-        super().prepare_from_teacher(teacher)
+        self.hook_recorders(student, teacher)
         razor = RazorSide(self, 'teacher')
         if not self.pairs:
             shape = self.dry_run_shape or (image_channels(teacher), 64, 64)
@@ -333,7 +327,7 @@ class FeatureDistiller(ConfigurableDistiller):
             RuntimeError: If a student feature has no gradient; or if a loss needs data samples and
                 there are none.
         """
-        losses, features = super().compute_distill_losses(), {}
+        losses, features = self.mapped_losses(), {}
         for pair in self.pairs:
             found = self.align(pair, student[pair.student], teacher[pair.teacher])
             if is_student_trained and torch.is_grad_enabled() and not found.student.requires_grad:
@@ -362,36 +356,3 @@ class FeatureDistiller(ConfigurableDistiller):
             RuntimeError: If the features are of another number of images.
         """
         return PairFeatures(student, self._align(pair, student, teacher), teacher)
-
-    # The interface of MMRazor's own algorithms, which call these one after the other.
-
-    def prepare_from_student(self, model: BaseModel) -> None:
-        """Remember the student until the teacher is known."""
-        self.student_recorders.recorders[_PAIRS] = recorder = PairsRecorder('student')
-        recorder.initialize(model)
-
-    def prepare_from_teacher(self, model: nn.Module) -> None:
-        """Run both models once and build what depends on the shapes of their features."""
-        recorder = self.student_recorders.recorders.pop(_PAIRS)
-        runs = self.prepare(recorder.model, model)
-        managers = self.student_recorders, self.teacher_recorders
-        models = recorder.model, model
-        for role, manager, run, hooked in zip(('student', 'teacher'), managers, runs, models):
-            manager.recorders[_PAIRS] = PairsRecorder(role, run.capture)
-            manager.recorders[_PAIRS].initialize(hooked)
-
-    def compute_distill_losses(self) -> dict[str, Tensor]:
-        """Compare the features that an algorithm of MMRazor's has recorded.
-
-        Returns:
-            dict[str, Tensor]: The losses by name.
-
-        Raises:
-            RuntimeError: As :meth:`compare`; or if a feature was not produced in the last forward,
-                or more than once, or overwritten.
-        """
-        recorders = [m.recorders[_PAIRS] for m in (self.student_recorders, self.teacher_recorders)]
-        self.last_comparison = None
-        comparison = self.compare(*(recorder.features for recorder in recorders))
-        self.last_comparison = comparison.detach()
-        return comparison.losses

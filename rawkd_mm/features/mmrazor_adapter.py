@@ -1,7 +1,8 @@
 """Everything that knows MMRazor's recorders, deliveries and mappings.
 
 A config may have them beside pairs of features, or instead of pairs. MMRazor keeps what they record in
-buffers of their own; the rest of this package passes features as values.
+buffers of their own; the rest of this package passes features as values. It is one file on purpose: no
+other one has to know MMRazor's interfaces.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +18,17 @@ from torch.utils._pytree import tree_map_only
 from ..registry import MODELS, register_task_util
 from .recorder import FeatureCapture, ModuleRecord, Recording, find_module
 
-__all__ = ['ConfigurableDistiller', 'FeatureRecorder', 'PairsRecorder', 'RazorSide', 'for_module']
+__all__ = [
+    'ComparingDistiller',
+    'ConfigurableDistiller',
+    'FeatureRecorder',
+    'PairsRecorder',
+    'RazorSide',
+    'for_module',
+]
+
+# The recorder of the pairs among MMRazor's.
+_PAIRS = 'pairs of features'
 
 
 def for_module(module: nn.Module, value: Any) -> Any:
@@ -235,6 +246,63 @@ class PairsRecorder(BaseRecorder):
     def features(self) -> dict:
         """The features of the last forward; see :meth:`FeatureCapture.features`."""
         return self.capture.features(self._recording, self._role)
+
+
+class ComparingDistiller(ConfigurableDistiller):
+    """A distiller that compares features, for our algorithm and for those of MMRazor.
+
+    A subclass has ``prepare(student, teacher)``, which gives how to record the features of either
+    model, and ``compare(student, teacher)``, which gives losses. Our algorithm calls the two. MMRazor's
+    algorithms call the methods below: they hand over each model by itself, enter the recorders of the
+    distiller around each forward, and ask for losses without arguments.
+
+    Attributes:
+        last_comparison (Comparison | None): What the last iteration compared, without gradient.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.last_comparison: Any = None
+
+    def hook_recorders(self, student: nn.Module, teacher: nn.Module) -> None:
+        """Let MMRazor's recorders hook the two models."""
+        self.student_recorders.initialize(student)
+        self.teacher_recorders.initialize(teacher)
+
+    def mapped_losses(self) -> dict[str, Tensor]:
+        """Compute the losses of ``loss_forward_mappings`` from what MMRazor's recorders hold."""
+        return ConfigurableDistiller.compute_distill_losses(self)
+
+    def prepare_from_student(self, model: nn.Module) -> None:
+        """Remember the student until the teacher is known."""
+        self.student_recorders.recorders[_PAIRS] = recorder = PairsRecorder('student')
+        recorder.initialize(model)
+
+    def prepare_from_teacher(self, model: nn.Module) -> None:
+        """Run both models once and build what depends on the shapes of their features."""
+        student = self.student_recorders.recorders.pop(_PAIRS).model
+        runs = self.prepare(student, model)
+        managers = self.student_recorders, self.teacher_recorders
+        roles = ('student', 'teacher')
+        for role, manager, run, hooked in zip(roles, managers, runs, (student, model)):
+            manager.recorders[_PAIRS] = PairsRecorder(role, run.capture)
+            manager.recorders[_PAIRS].initialize(hooked)
+
+    def compute_distill_losses(self) -> dict[str, Tensor]:
+        """Compare the features that were recorded.
+
+        Returns:
+            dict[str, Tensor]: The losses by name.
+
+        Raises:
+            RuntimeError: If a feature was not produced in the last forward, or more than once, or
+                overwritten; or as ``compare``.
+        """
+        self.last_comparison = None
+        recorders = [m.recorders[_PAIRS] for m in (self.student_recorders, self.teacher_recorders)]
+        comparison = self.compare(*(recorder.features for recorder in recorders))
+        self.last_comparison = comparison.detach()
+        return comparison.losses
 
 
 class RazorSide:
