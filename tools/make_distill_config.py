@@ -2,9 +2,11 @@
 """Write the config of a distillation from the configs of a teacher and a student.
 
 CONFIG is a path, or the name of a published config such as
-mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py. The student keeps its own data and
-schedule. The result is built, given the teacher's weights and trained for one iteration on made-up
-images before it is written. A table says what learns from what, what it costs and what to mind.
+mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py. The teacher may be a model of another
+library: timm::NAME, hf::NAME_OR_FOLDER, torchvision::NAME, or module::package.function for a model of
+your own. The student keeps its own data and schedule. The result is built, given the teacher's weights
+and trained for one iteration on made-up images before it is written. A table says what learns from
+what, what it costs and what to mind.
 """
 
 import argparse
@@ -24,9 +26,25 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--teacher', required=True, metavar='CONFIG', help="the teacher's config")
     parser.add_argument(
-        '--teacher-ckpt', required=True, metavar='PATH', help='path or URL of its trained weights'
+        '--teacher',
+        required=True,
+        metavar='CONFIG',
+        help="the teacher's config, or a model of another library, such as timm::convnext_tiny",
+    )
+    parser.add_argument(
+        '--teacher-ckpt',
+        required=True,
+        metavar='PATH',
+        help="path or URL of its trained weights; 'pretrained' for those that its library has",
+    )
+    parser.add_argument(
+        '--teacher-options',
+        nargs='+',
+        metavar='KEY=VALUE',
+        default={},
+        action=_common.DictAction,
+        help='further arguments of a teacher from another library, such as out_indices="[3,7,11]"',
     )
     parser.add_argument('--student', required=True, metavar='CONFIG', help="the student's config")
     parser.add_argument(
@@ -62,7 +80,8 @@ def parse_args() -> argparse.Namespace:
                 "name of a published config, such as 'mmseg::FOLDER/FILE.py'"
             )
     ckpt = args.teacher_ckpt
-    if '://' not in ckpt and not args.no_check and not Path(ckpt).is_file():
+    is_pretrained = ckpt == 'pretrained' and '::' in args.teacher
+    if '://' not in ckpt and not is_pretrained and not args.no_check and not Path(ckpt).is_file():
         parser.error(
             f'--teacher-ckpt {ckpt!r} is not a file (current folder: {os.getcwd()}). With '
             '--no-check the config is written without it'

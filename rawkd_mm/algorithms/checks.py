@@ -6,9 +6,10 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 
 from ..features.mmrazor_adapter import RazorSide
+from ..teachers import ExternalTeacher
 from ..training.build_model import number_of_classes
 
-__all__ = ['check_compile', 'check_teacher', 'warn_of_classes']
+__all__ = ['check_compile', 'check_input', 'check_teacher', 'warn_of_classes']
 
 
 def check_teacher(
@@ -42,6 +43,8 @@ def check_teacher(
 
 def warn_of_classes(student: BaseModel, teacher: BaseModel) -> None:
     """Warn if student and teacher have different numbers of classes. This may be intended."""
+    if isinstance(teacher, ExternalTeacher):  # it is there for its features
+        return
     of_student, of_teacher = number_of_classes(student), number_of_classes(teacher)
     if None not in (of_student, of_teacher) and of_student != of_teacher:
         print_log(
@@ -68,4 +71,22 @@ def check_compile(graphs: bool | dict, razor: RazorSide) -> None:
             'teacher_compile needs recorders of the outputs or inputs of modules: what methods '
             'and functions return cannot be recorded from within a graph. Record modules, or '
             'set teacher_compile=False.'
+        )
+
+
+def check_input(teacher_input: dict | None, razor: RazorSide) -> None:
+    """Refuse another size of images where the teacher computes losses with the student's labels.
+
+    Args:
+        teacher_input (dict | None): Of the config.
+        razor (RazorSide): MMRazor's recorders of the teacher.
+
+    Raises:
+        ValueError: If something else than modules is recorded.
+    """
+    if teacher_input is not None and razor.needs_whole_forward:
+        raise ValueError(
+            f'teacher_input={teacher_input!r} needs recorders of the outputs or inputs of modules: '
+            "for the others the teacher computes its losses, with labels of the student's size. Record "
+            'modules, or leave out teacher_input.'
         )

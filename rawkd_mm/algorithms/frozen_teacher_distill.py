@@ -1,7 +1,7 @@
 """The algorithm: a student, a frozen teacher, and a checkpoint that is the student."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,11 +24,18 @@ from ..features import (
 from ..features.mmrazor_adapter import RazorSide
 from ..features.recorder import Recording
 from ..registry import MODELS, check_type, register_model
-from ..teachers import FrozenTeacher, LoadedWeights, TeacherCompute, build_teacher, load_teacher
+from ..teachers import (
+    FrozenTeacher,
+    LoadedWeights,
+    TeacherCompute,
+    TeacherInput,
+    build_teacher,
+    load_teacher,
+)
 from ..teachers.speed import check_settings
 from ..training.checkpoint_names import to_algorithm_names, to_student_names
 from ..training.random_numbers import separate_random_numbers
-from .checks import check_compile, check_teacher, warn_of_classes
+from .checks import check_compile, check_input, check_teacher, warn_of_classes
 from .inheriting import check_init_student, inherited_names
 from .student import build_student
 from .student_attributes import StudentAttributes
@@ -54,9 +61,12 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         distiller (dict): Config of a ``FeatureDistiller`` or of any of MMRazor's configurable
             distillers. What it names is looked for in MMRazor's scope first.
         teacher (dict | BaseModel): The teacher's config, or ``dict(cfg_path=...)`` with a config
-            file or a name such as ``'mmseg::pspnet/...py'``.
+            file or a name such as ``'mmseg::pspnet/...py'``; or one from another library:
+            ``dict(type='TimmTeacher', model=...)``, ``TransformersTeacher``, ``TorchvisionTeacher``,
+            ``TorchTeacher``.
         architecture (dict | BaseModel): The student's, likewise.
-        teacher_ckpt (str, optional): Path or URL of the teacher's weights; required unless
+        teacher_ckpt (str, optional): Path or URL of the teacher's weights, 'pretrained' for those that
+            the library of a ``TimmTeacher`` and the like has; required unless
             ``allow_random_teacher``. Loaded as weights only: what would run code is refused, unless
             the environment has ``RAWKD_MM_TRUST_CHECKPOINTS=1``.
         allow_random_teacher (bool): Take the teacher with random weights; for tests. Defaults to
@@ -65,6 +75,9 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
             both models have with the same shapes: the student begins with the teacher's weights
             there ("inheriting"). They are copied when the student's weights are initialised, so
             that a checkpoint that is loaded or resumed wins. Defaults to None.
+        teacher_input (dict, optional): At which size the teacher sees the images: ``dict(scale=1.5)``,
+            ``dict(size=512, divisor=16)``, see :class:`rawkd_mm.teachers.TeacherInput`. Defaults to
+            None, that of the student, made a multiple of the patches of a teacher from another library.
         teacher_precision ('fp32' | 'bf16' | 'fp16' | None): What the teacher computes in, and what
             its weights are stored in. Outside of autocast the losses get its features in float32
             all the same. None is what the student computes in: mixed precision where the optimizer
@@ -111,6 +124,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         teacher_ckpt: str | None = None,
         allow_random_teacher: bool = False,
         init_student: Sequence[str] | None = None,
+        teacher_input: dict | None = None,
         teacher_precision: str | None = None,
         teacher_channels_last: bool = False,
         teacher_compile: bool | dict = False,
@@ -138,8 +152,11 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
             teacher_model = build_teacher(teacher)
             if not teacher_module_inplace:
                 self.set_module_inplace_false(teacher_model, 'self.teacher')
+            input_size = TeacherInput.parse(teacher_input, teacher_model)
             self.distiller = MODELS.build({'_scope_': 'mmrazor', **copy.deepcopy(distiller)})
-            student_run, teacher_run = _dry_runs(self.distiller, student, teacher_model)
+            student_run, teacher_run = _dry_runs(
+                self.distiller, student, teacher_model, input_size.final_size
+            )
 
         warn_of_classes(student, teacher_model)
         inherited = inherited_names(init_student or (), student, teacher_model)
@@ -156,6 +173,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         self._student_razor = RazorSide(self.distiller, 'student')
         self._teacher_razor = RazorSide(self.distiller, 'teacher')
         check_compile(teacher_compile, self._teacher_razor)
+        check_input(teacher_input, self._teacher_razor)
         compute = TeacherCompute(
             teacher_model,
             teacher_precision,
@@ -171,6 +189,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
             teacher_run.capture,
             compute,
             self._teacher_razor,
+            input_size,
             *loaded,
         )
         self.student_trainable = student_trainable
@@ -398,13 +417,16 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
 
 
 def _dry_runs(
-    distiller: nn.Module, student: BaseModel, teacher: BaseModel
+    distiller: nn.Module,
+    student: BaseModel,
+    teacher: BaseModel,
+    teacher_size: Callable[[int, int], tuple[int, int]],
 ) -> tuple[DryRun, DryRun]:
     """Run each model once; let the distiller build what depends on the shapes of features."""
     if isinstance(distiller, FeatureDistiller):
-        return distiller.prepare(student, teacher)
+        return distiller.prepare(student, teacher, teacher_size)
     # one of MMRazor's
     distiller.prepare_from_student(student)
     distiller.prepare_from_teacher(teacher)
-    shape = (image_channels(teacher), 64, 64)
+    shape = (image_channels(teacher), *teacher_size(64, 64))
     return DryRun(), dry_run(teacher, shape, [], 'teacher', RazorSide(distiller, 'teacher'))

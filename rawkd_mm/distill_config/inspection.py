@@ -18,6 +18,7 @@ from ..features import (
     partners,
 )
 from ..features.listing import ListedFeature
+from ..teachers import teacher_from_name
 from .models import build_alone, read_config, trial_size
 
 
@@ -39,7 +40,8 @@ def inspect(args: argparse.Namespace) -> None:
         names['teacher'] = args.teacher
     lists, stars = {}, {}
     for role, name in names.items():
-        cfg = read_config(name, role)
+        # a model of another library can only be a teacher
+        cfg = read_config(name, 'teacher' if teacher_from_name(name) else role)
         if role == 'student':
             size = tuple(args.size or trial_size(cfg))
         model = build_alone(cfg, role)

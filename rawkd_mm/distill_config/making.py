@@ -45,7 +45,10 @@ class Result(NamedTuple):
 
 def make(args: argparse.Namespace, size: tuple[int, int] | None = None) -> Result:
     """Compose the config that the arguments ask for and build it; on images of a size or the crop's."""
-    cfgs = read_config(args.student, 'student'), read_config(args.teacher, 'teacher')
+    cfgs = (
+        read_config(args.student, 'student'),
+        read_config(args.teacher, 'teacher', args.teacher_options),
+    )
     check_trainable(args.student, cfgs[0])
     student, teacher = build_alone(cfgs[0], 'student'), build_alone(cfgs[1], 'teacher')
     method = choose_method(args.method, student)

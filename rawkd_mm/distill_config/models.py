@@ -9,7 +9,7 @@ from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from ..teachers import build_teacher
+from ..teachers import build_teacher, teacher_from_name
 from ..training import (
     UsageError,
     inline_models,
@@ -24,8 +24,35 @@ CPU_SIZE = 256
 DEFAULT_SIZE = (256, 256)
 
 
-def read_config(name: str, role: str) -> Config:
-    """Read a config that is written or inherited: a file, or a published one by its name."""
+def read_config(name: str, role: str, options: dict | None = None) -> Config:
+    """Read a config that is written or inherited: a file, or a published one by its name.
+
+    Args:
+        name (str): Of the config; of a teacher from another library such as ``'timm::resnet50'``.
+        role (str): 'student' or 'teacher'.
+        options (dict, optional): Further arguments of a teacher from another library.
+
+    Returns:
+        Config: With the model alone, if it is a distillation's.
+
+    Raises:
+        UsageError: If it has no model, or cannot be written as text.
+    """
+    external = teacher_from_name(name)
+    if external is not None:
+        if role == 'student':
+            raise UsageError(
+                f'--student {name}: models of other libraries can be teachers. A student is a model of '
+                'MMSegmentation or MMDetection, whose own data and schedule it is trained with'
+            )
+        cfg = Config(dict(model=external))
+        cfg.merge_from_dict({f'model.{key}': value for key, value in (options or {}).items()})
+        return cfg
+    if options:
+        raise UsageError(
+            f'--teacher-options {options}: they are for teachers from other libraries (timm::NAME and '
+            f'the like), and --teacher {name} is a config. Write a config of your own that inherits it'
+        )
     cfg = student_config(load_config(name))
     if 'model' not in cfg:
         raise UsageError(f'--{role} {name}: the config has no model, only {sorted(cfg.keys())}')

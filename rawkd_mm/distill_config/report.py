@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from ..teachers import make_renormalize
+from ..teachers import ExternalTeacher, make_renormalize
 from ..training import class_names, made_up_images, main_head_classes, training_images
 
 
@@ -125,7 +125,9 @@ def find_warnings(cfgs: tuple, algorithm: nn.Module, pairs: list, counts: list) 
     result = []
     numbers = main_head_classes(student), main_head_classes(teacher)
     names = tuple(map(class_names, cfgs))
-    if numbers[0] != numbers[1]:
+    if isinstance(teacher, ExternalTeacher):
+        pass  # it is there for its features
+    elif numbers[0] != numbers[1]:
         result.append(
             f'Other classes: the student has {numbers[0]}, the teacher {numbers[1]}. Features can '
             'still be compared, if the teacher has learnt about such images.'
@@ -144,11 +146,14 @@ def find_warnings(cfgs: tuple, algorithm: nn.Module, pairs: list, counts: list) 
     for ours, theirs in pairs:
         ratio = max(ours.stride, theirs.stride) / min(ours.stride, theirs.stride)
         if ratio > 2.01:
+            larger = (
+                f', or let the teacher see larger images: model.teacher_input=dict(scale={ratio:g})'
+            )
             result.append(
                 f'Strides that differ by a factor of {ratio:.1f}: {ours.source.text} has '
                 f'{ours.stride:g}, {theirs.source.text} {theirs.stride:g}. What the finer map knows '
                 'about positions is lost, or made up, by resizing. tools/inspect_features.py lists '
-                'others.'
+                f'others{larger if theirs.stride > ours.stride else ""}.'
             )
     if counts[0][1] <= counts[1][1]:
         result.append(

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..teachers import teacher_from_name
 from ..training import UsageError, join_imports, make_paths_relative
 from .methods import Method, find_root
 from .models import written_out
@@ -88,7 +89,7 @@ def make_model(
     args, teacher_cfg, method: Method, pairs, dry_run_shape, architecture, inherited=None
 ) -> dict:
     """Give the model of the distillation."""
-    if '::' in args.teacher:
+    if '::' in args.teacher and teacher_from_name(args.teacher) is None:
         teacher = dict(cfg_path=args.teacher, pretrained=False)
     else:
         teacher = written_out(teacher_cfg).to_dict()

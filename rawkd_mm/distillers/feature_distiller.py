@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -165,12 +165,19 @@ class FeatureDistiller(ComparingDistiller):
                     )
             taken.update(keys)
 
-    def prepare(self, student: BaseModel, teacher: BaseModel) -> tuple[DryRun, DryRun]:
+    def prepare(
+        self,
+        student: BaseModel,
+        teacher: BaseModel,
+        teacher_size: Callable[[int, int], tuple[int, int]] | None = None,
+    ) -> tuple[DryRun, DryRun]:
         """Run each model once, and build what depends on the shapes of their features.
 
         Args:
             student (BaseModel): The student.
             teacher (BaseModel): The teacher.
+            teacher_size (Callable, optional): Gives height and width at which the teacher sees an image
+                of some height and width. Defaults to None, the same.
 
         Returns:
             tuple[DryRun, DryRun]: How to record the features of the student and of the teacher, and
@@ -185,9 +192,11 @@ class FeatureDistiller(ComparingDistiller):
         razor = RazorSide(self, 'teacher')
         if not self.pairs:
             shape = self.dry_run_shape or (image_channels(teacher), 64, 64)
+            shape = shape if teacher_size is None else (shape[0], *teacher_size(*shape[1:]))
             return DryRun(), dry_run(teacher, shape, [], 'teacher', razor)
         shape = self.dry_run_shape or _image_shape(student, teacher)
         student_run = dry_run(student, shape, [pair.student for pair in self.pairs], 'student')
+        shape = shape if teacher_size is None else (shape[0], *teacher_size(*shape[1:]))
         teacher_run = dry_run(
             teacher, shape, [pair.teacher for pair in self.pairs], 'teacher', razor
         )

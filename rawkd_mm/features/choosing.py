@@ -99,6 +99,7 @@ def find_features(model: BaseModel, role: str, shape: Sequence[int] | None = Non
     * A segmentor of mmseg (``EncoderDecoder``): the last feature before the classifier, found by
       running the head.
     * A detector of mmdet: every level of the neck.
+    * A teacher of another library (:class:`rawkd_mm.teachers.ExternalTeacher`): all that it gives.
 
     Args:
         model (BaseModel): The model; any weights will do.
@@ -119,8 +120,10 @@ def find_features(model: BaseModel, role: str, shape: Sequence[int] | None = Non
     head = type(getattr(model, 'decode_head', None)).__name__
     if isinstance(model, EncoderDecoder) or head in _WITHOUT_CLASSIFIER:
         return [_feature_before_classifier(model, role, shape)]
+    if getattr(model, 'gives_features', False):
+        return _levels(model, 'features', role, shape)
     if getattr(model, 'neck', None) is not None:
-        return _levels_of_neck(model, role, shape)
+        return _levels(model, 'neck', role, shape)
     raise AutoFeatureError(
         f'no feature of the {role} {type(model).__name__} can be chosen automatically: it is '
         "neither one of mmseg's EncoderDecoder models nor a detector with a neck. Name the "
@@ -284,9 +287,11 @@ def _no_classifier(head: str, role: str) -> AutoFeatureError:
     )
 
 
-def _levels_of_neck(model: BaseModel, role: str, shape: Sequence[int]) -> list[Feature]:
+def _levels(model: BaseModel, path: str, role: str, shape: Sequence[int]) -> list[Feature]:
+    """Give the maps that a module outputs, the neck say, from the finest to the coarsest."""
     given: list = []
-    handle = model.neck.register_forward_hook(lambda module, args, output: given.append(output))
+    module = model.get_submodule(path)
+    handle = module.register_forward_hook(lambda module, args, output: given.append(output))
     try:
         with without_traces(model):
             run_for_features(model, next(model.parameters()).new_zeros((1, *shape)), None, [])
@@ -295,7 +300,7 @@ def _levels_of_neck(model: BaseModel, role: str, shape: Sequence[int]) -> list[F
         if not given:
             raise RuntimeError(
                 f'{type(model).__name__} failed on an empty image of shape {tuple(shape)} before '
-                f'its neck gave features: {error!r}'
+                f'its {path} gave features: {error!r}'
             ) from error
     finally:
         handle.remove()
@@ -304,12 +309,12 @@ def _levels_of_neck(model: BaseModel, role: str, shape: Sequence[int]) -> list[F
     levels = list(output) if is_tuple else [output]
     if not all(isinstance(level, Tensor) and level.dim() == 4 for level in levels):
         raise AutoFeatureError(
-            f'the neck of the {role} {type(model).__name__} gives something else than feature maps '
+            f'the {path} of the {role} {type(model).__name__} gives something else than feature maps '
             'of shape (B, C, H, W). Name the features (--features STUDENT=TEACHER); '
             'tools/inspect_features.py lists them'
         )
     features = [
-        _to_feature(FeatureSource('neck', i if is_tuple else None), level, shape)
+        _to_feature(FeatureSource(path, i if is_tuple else None), level, shape)
         for i, level in enumerate(levels)
     ]
     return sorted(features, key=lambda feature: feature.stride)
@@ -318,7 +323,9 @@ def _levels_of_neck(model: BaseModel, role: str, shape: Sequence[int]) -> list[F
 def match_features(
     student: Sequence[Feature], teacher: Sequence[Feature]
 ) -> tuple[list[tuple[Feature, Feature]], list[str]]:
-    """Pair the features that :func:`find_features` chose: one with one, levels by their strides.
+    """Pair the features that :func:`find_features` chose: levels by their strides.
+
+    A single feature of the student is paired with the one of the nearest stride.
 
     Args:
         student (Sequence[Feature]): The student's.
@@ -331,8 +338,11 @@ def match_features(
     Raises:
         AutoFeatureError: If no level has a partner of its stride.
     """
-    if len(student) == len(teacher) == 1:
-        return [(student[0], teacher[0])], []
+    if len(student) == 1:
+        # of features of one stride the last, which knows most
+        partner = min(reversed(teacher), key=lambda feature: _ratio(student[0], feature))
+        left = [f"the teacher's {f.source.text}" for f in teacher if f is not partner]
+        return [(student[0], partner)], left
     pairs, free = [], list(teacher)
     for feature in student:
         partner = next((t for t in free if _same_stride(feature, t)), None)
@@ -353,4 +363,9 @@ def match_features(
 
 def _same_stride(a: Feature, b: Feature) -> bool:
     # maps of odd sizes are rounded one way or the other
-    return max(a.stride, b.stride) < 1.25 * min(a.stride, b.stride)
+    return _ratio(a, b) < 1.25
+
+
+def _ratio(a: Feature, b: Feature) -> float:
+    """How many times the one stride is the other."""
+    return max(a.stride, b.stride) / min(a.stride, b.stride)

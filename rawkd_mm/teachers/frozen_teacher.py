@@ -12,6 +12,7 @@ from ..features import FeatureCapture, FeatureSource, run_to_last_feature
 from ..features.mmrazor_adapter import RazorSide
 from ..training.build_model import build_model
 from .images import make_renormalize
+from .input_size import TeacherInput
 from .speed import TeacherCompute
 
 __all__ = ['FrozenTeacher', 'build_teacher']
@@ -37,6 +38,7 @@ class FrozenTeacher:
         capture (FeatureCapture): The features that it gives.
         compute (TeacherCompute): What it computes in.
         razor (RazorSide): MMRazor's recorders and deliveries of the teacher.
+        input_size (TeacherInput): At which size it sees the images.
         absent (list[str], optional): Names of the parameters and buffers that did not come from a
             checkpoint. None, the default, if none was loaded.
         classes (Sequence[str], optional): Names of the classes that the checkpoint says it knows.
@@ -54,6 +56,7 @@ class FrozenTeacher:
         capture: FeatureCapture,
         compute: TeacherCompute,
         razor: RazorSide,
+        input_size: TeacherInput,
         absent: list[str] | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
@@ -65,6 +68,7 @@ class FrozenTeacher:
         self._capture = capture
         self._compute = compute
         self._razor = razor
+        self._input_size = input_size
 
     def __deepcopy__(self, memo: dict) -> 'FrozenTeacher':
         # A copy of the algorithm (EMA) has its own distiller, but the model never changes.
@@ -109,7 +113,8 @@ class FrozenTeacher:
             data_samples (list, optional): What belongs to them.
 
         Returns:
-            dict[FeatureSource, Tensor]: The features. Outside of autocast they are float32 (or the
+            dict[FeatureSource, Tensor]: The features, of the part of the teacher's images that is not
+            padding to fit its patches. Outside of autocast they are float32 (or the
             student's type) whatever the teacher computed in, because connectors and losses do not
             mix types; under autocast they are what the teacher computed.
 
@@ -119,6 +124,7 @@ class FrozenTeacher:
             self.model.eval()
         student_dtype = inputs.dtype  # of a student that was cast, where it is not the teacher's
         images = self._images(inputs, data_samples)
+        data_samples = self._input_size.samples(data_samples, inputs.shape[2:])
         device_type = images.device.type
         with (
             self._razor.record(self.model, self.is_borrowed),
@@ -133,6 +139,10 @@ class FrozenTeacher:
                     features = run_to_last_feature(
                         self.model, images, data_samples, self._capture, self._razor
                     )
+        features = {
+            source: self._input_size.crop(feature, source.text, inputs.shape[2:])
+            for source, feature in features.items()
+        }
         if not self._compute.changes_features and student_dtype == images.dtype:
             return features
 
@@ -146,6 +156,7 @@ class FrozenTeacher:
         """Make the teacher's images from the student's."""
         if self.renormalize is not None:
             inputs = self.renormalize(inputs, data_samples)
+        inputs = self._input_size.apply(inputs, data_samples)
         if self._compute.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return inputs.to(self.dtype)

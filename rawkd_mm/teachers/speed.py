@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ..compat import autocast_dtype
+from .external import ExternalTeacher
 
 __all__ = ['PRECISIONS', 'TeacherCompute', 'check_settings']
 
@@ -143,6 +144,14 @@ class TeacherCompute:
             for key, child in module.named_children():
                 walk(child, f'{name}.{key}')
 
+        if isinstance(model, ExternalTeacher) and not any(
+            source.startswith(ExternalTeacher.weights_prefix) for source in sources
+        ):
+            # the network may be run by another method than its forward
+            model.forward_maps = self._in_graphs(
+                model.forward_maps, torch.compile(model.forward_maps, **arguments)
+            )
+            return
         for name, child in model.named_children():
             if child is not model.data_preprocessor:
                 walk(child, name)

@@ -12,6 +12,7 @@ from ..training.checkpoint import CheckpointError, find_weights, load_as_modules
 from ..training.checkpoint_loading import load_checkpoint
 from ..training.checkpoint_names import strip_prefix
 from ..training.errors import listing
+from .external import ExternalTeacher
 
 __all__ = ['LoadedWeights', 'load_teacher']
 
@@ -35,7 +36,9 @@ def load_teacher(model: BaseModel, filename: str, needed: Sequence[str]) -> Load
 
     Args:
         model (BaseModel): The teacher.
-        filename (str): Path or URL of a checkpoint of mmseg or mmdet, of MMRazor or of this package.
+        filename (str): Path or URL of a checkpoint of mmseg or mmdet, of MMRazor, of this package or
+            of another library, safetensors too. 'pretrained' for the weights that the library of an
+            :class:`ExternalTeacher` has.
         needed (Sequence[str]): Names in ``model.state_dict()`` that must be loaded.
 
     Returns:
@@ -46,18 +49,30 @@ def load_teacher(model: BaseModel, filename: str, needed: Sequence[str]) -> Load
         CheckpointError: If it is no checkpoint, or would run code when it is loaded; if a parameter or
             buffer that is needed is missing or has another shape, lists all of them.
     """
-    checkpoint = load_checkpoint(filename)
-    saved, where = find_weights(checkpoint, filename)
+    is_external = isinstance(model, ExternalTeacher)
+    if filename == 'pretrained':
+        checkpoint = saved = _pretrained(model)
+        where = ''
+    else:
+        checkpoint = load_checkpoint(filename)
+        saved, where = find_weights(checkpoint, filename)
+    whole = model
+    if is_external:  # a checkpoint is that of its network
+        needed = [name.removeprefix(whole.weights_prefix) for name in needed]
+        model = whole.network
     expected = model.state_dict()
     needed = list(dict.fromkeys(needed))
-    prefix, weights = strip_prefix(saved, {name: expected[name].shape for name in needed})
+    shapes = {name: expected[name].shape for name in needed}
+    prefix, weights = strip_prefix(saved, shapes, any_prefix=is_external)
+    if is_external and any(n not in weights or weights[n].shape != shapes[n] for n in needed):
+        weights = whole.convert_weights(weights)
     # Check after loading: modules rename parameters that their older versions saved.
     found, lacking, errors = load_as_modules_do(model, weights)
     missing = [name for name in needed if name in lacking]
     mismatched = [
         name for name in needed if name in found and found[name].shape != expected[name].shape
     ]
-    shapes = [
+    differing = [
         f'{name}: {tuple(found[name].shape)}, the model has {tuple(expected[name].shape)}'
         for name in mismatched
     ]
@@ -67,7 +82,7 @@ def load_teacher(model: BaseModel, filename: str, needed: Sequence[str]) -> Load
             f'teacher_ckpt={filename!r} does not fit {type(model).__name__}: of the '
             f'{len(needed)} parameters and buffers that the distillation needs, '
             f'{len(missing)} are missing{listing(missing)} and {len(mismatched)} have another '
-            f'shape{listing(shapes)}. '
+            f'shape{listing(differing)}. '
             + _advice(model, weights, found, missing, mismatched, classes)
         )
     if errors:
@@ -89,7 +104,19 @@ def load_teacher(model: BaseModel, filename: str, needed: Sequence[str]) -> Load
         + (f'; {len(absent)} that are not in use were not in it or did not fit' if absent else ''),
         'current',
     )
+    if is_external:
+        absent = [whole.weights_prefix + name for name in absent]
     return LoadedWeights(absent, classes)
+
+
+def _pretrained(model: BaseModel) -> dict[str, Tensor]:
+    if not isinstance(model, ExternalTeacher):
+        raise CheckpointError(
+            "teacher_ckpt='pretrained' is for teachers of other libraries (TimmTeacher and the "
+            f'like), and the teacher is a {type(model).__name__}. Give the path or URL of its checkpoint; '
+            'model-index.yml and the metafiles of mmseg and mmdet have the URLs of published ones'
+        )
+    return model.pretrained_weights()
 
 
 def _advice(

@@ -13,6 +13,7 @@ import os
 import pickle
 import pickletools
 import urllib.error
+import urllib.parse
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ def load_checkpoint(filename: str, map_location: str = 'cpu') -> Any:
         map_location (str): Where the tensors go. Defaults to 'cpu'.
 
     Returns:
-        Any: What was saved, a dict as a rule.
+        Any: What was saved, a dict as a rule; the tensors of a ``.safetensors`` file on the CPU.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -84,6 +85,8 @@ def load_checkpoint(filename: str, map_location: str = 'cpu') -> Any:
     """
     _check_path(filename)
     try:
+        if urllib.parse.urlsplit(filename).path.endswith('.safetensors'):
+            return load_safetensors(filename)
         with weights_only():
             return _load_checkpoint(filename, map_location=map_location)
     except urllib.error.URLError as error:
@@ -98,15 +101,48 @@ def load_checkpoint(filename: str, map_location: str = 'cpu') -> Any:
         ) from error
 
 
+def load_safetensors(filename: str) -> dict[str, torch.Tensor]:
+    """Load a safetensors file, which holds tensors and cannot run code.
+
+    Args:
+        filename (str): A path, or a URL, whose file torch.hub keeps.
+
+    Returns:
+        dict[str, Tensor]: The tensors, on the CPU.
+
+    Raises:
+        CheckpointError: If the library safetensors is missing, or the file is damaged.
+    """
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(
+            f"{filename!r} needs the library safetensors: pip install 'rawkd_mm[timm]'"
+        ) from error
+    if '://' in filename:
+        name = Path(urllib.parse.urlsplit(filename).path).name
+        kept = Path(torch.hub.get_dir(), 'checkpoints', name)
+        if not kept.is_file():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(filename, str(kept), progress=False)
+        filename = str(kept)
+    try:
+        return load_file(filename)
+    except Exception as error:  # SafetensorError derives from Exception alone
+        raise CheckpointError(
+            f'{filename!r} cannot be read as safetensors, it was cut off, damaged or is none: {error}'
+        ) from error
+
+
 def _check_path(filename: str) -> None:
     if '://' in filename:
         return
     path = Path(filename).expanduser()
     if path.is_dir():
-        there = sorted(p.name for p in path.glob('*.pth'))
+        there = sorted(p.name for p in path.iterdir() if p.suffix in ('.pth', '.safetensors'))
         raise CheckpointError(
             f'{filename!r} is a folder; give the path of a checkpoint in it: '
-            f'{", ".join(there[-5:]) or "it has no *.pth"}'
+            f'{", ".join(there[-5:]) or "it has no *.pth and no *.safetensors"}'
         )
     if not path.is_file():
         names = [p.name for p in path.parent.glob('*')] if path.parent.is_dir() else []

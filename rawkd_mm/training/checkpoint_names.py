@@ -37,13 +37,15 @@ _PREFIXES = (
 
 
 def strip_prefix(
-    given: dict[str, Tensor], needed: dict[str, tuple]
+    given: dict[str, Tensor], needed: dict[str, tuple], any_prefix: bool = False
 ) -> tuple[str, dict[str, Tensor]]:
     """Find the prefix below which most of the needed parameters are.
 
     Args:
         given (dict[str, Tensor]): Weights of a checkpoint.
         needed (dict[str, tuple]): Names and shapes of what a model needs.
+        any_prefix (bool): Whether any prefix will do, of a model that was trained as a part of another;
+            else those that MMEngine, MMRazor and this package write. Defaults to False.
 
     Returns:
         tuple[str, dict[str, Tensor]]: The prefix, and what is below it, without it.
@@ -68,7 +70,11 @@ def strip_prefix(
         found = below(prefix)
         return sum(name in found and found[name].shape == size for name, size in needed.items())
 
-    best = max(_PREFIXES, key=fit)  # the first of equals
+    prefixes = list(_PREFIXES)
+    if any_prefix:
+        first = next(iter(needed), '')
+        prefixes += [name.removesuffix(first) for name in given if name.endswith(f'.{first}')]
+    best = max(prefixes, key=fit)  # the first of equals
     return best, below(best)
 
 
