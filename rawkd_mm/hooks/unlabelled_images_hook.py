@@ -111,11 +111,10 @@ class UnlabelledImagesHook(Hook):
                 f'UnlabelledImagesHook: the data set {type(self._images).__name__} has no images. '
                 'Check its folder or list, or leave out the hook'
             )
-        share = self.batch_size * self.num_workers
+        source = 'all' if self.norm == 'both' else 'labelled'
         runner.logger.info(
             f'{len(self._images)} images without labels, {self.batch_size} in each iteration and '
-            f'process ({share and f"{self.num_workers} data workers" or "no data workers"}); running '
-            f'statistics of norms from {"both kinds of" if self.norm == "both" else "labelled"} images.'
+            f'process. The running statistics of norms are those of {source} images.'
         )
 
     def before_train_iter(

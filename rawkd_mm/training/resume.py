@@ -162,9 +162,7 @@ def number_batches(runner: Runner) -> NumberedBatches | None:
         )
     batches = NumberedBatches(batches, (_BATCH, seed[0], get_rank()))
     _set(loader, 'batch_sampler', batches)
-    # DataLoader hands over whole batches to a dataset that has this.
-    dataset = loader.dataset
-    dataset.__getitems__ = partial(_load_batch, dataset, getattr(dataset, '__getitems__', None))
+    _seed_batches(loader.dataset)
     loader._iterator = None  # of persistent workers, which have the dataset as it was
     return batches
 
@@ -192,7 +190,7 @@ def endless_loader(
     batches = BatchSampler(sampler, batch_size, drop_last=True)
     batches = NumberedBatches(batches, (_UNLABELLED, seed, get_rank()))
     batches.begin_at(number, number)
-    dataset.__getitems__ = partial(_load_batch, dataset, getattr(dataset, '__getitems__', None))
+    _seed_batches(dataset)
     return DataLoader(dataset, batch_sampler=batches, **options)
 
 
@@ -204,6 +202,13 @@ def seed_batch(seed: int, number: int) -> None:
         number (int): How many batches came before.
     """
     _seed(_PREPROCESSED, seed, get_rank(), number)
+
+
+def _seed_batches(dataset: Any) -> None:
+    """Seed a data set for each batch: DataLoader hands over whole ones to one that has this method."""
+    load = getattr(dataset, '__getitems__', None)
+    if getattr(load, 'func', None) is not _load_batch:
+        dataset.__getitems__ = partial(_load_batch, dataset, load)
 
 
 def _set(loader: DataLoader, name: str, value: Sized) -> None:
