@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,9 +17,11 @@ from ..distillers import Comparison, FeatureDistiller, PairFeatures
 from ..features import (
     DryRun,
     FeatureSource,
+    UnlabelledBatch,
     dry_run,
     image_channels,
     run_for_features,
+    run_to_last_feature,
 )
 from ..features.mmrazor_adapter import RazorSide
 from ..features.recorder import Recording
@@ -37,8 +39,13 @@ from ..training.checkpoint_names import to_algorithm_names, to_student_names
 from ..training.random_numbers import separate_random_numbers
 from .checks import check_compile, check_input, check_teacher, warn_of_classes
 from .inheriting import check_init_student, inherited_names
+from .running_statistics import kept_statistics
 from .student import build_student
 from .student_attributes import StudentAttributes
+from .without_labels import check_labels, freeze_what_does_not_learn, refuse_whole_forward
+
+# Tells the random numbers of unlabelled images apart from those of labelled ones.
+_UNLABELLED = 1 << 40
 
 
 @register_model
@@ -92,7 +99,9 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         teacher_trainable (bool): Must be False. Defaults to False.
         teacher_norm_eval (bool): Must be True. Defaults to True.
         student_trainable (bool): Whether the student learns. Defaults to True.
-        calculate_student_loss (bool): Whether its own losses count. Defaults to True.
+        calculate_student_loss (bool): Whether its own losses count. If not, the student runs to its
+            last compared feature, nothing asks for labels, and the parameters behind it are frozen.
+            Defaults to True.
         data_preprocessor (dict | nn.Module, optional): For a student without one; MMEngine's Runner
             fills it in from the config's top level. A student that has its own keeps it, as when it
             is trained alone. Defaults to None.
@@ -104,6 +113,8 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         frozen_teacher (FrozenTeacher): The teacher with what it needs: its images, its weights, and
             how far it runs.
         distillation_stopped (bool): Whether the student learns from its own losses alone.
+        unlabelled (UnlabelledBatch | None): Images without labels for the next call of ``loss``, which
+            takes them; :class:`rawkd_mm.hooks.UnlabelledImagesHook` puts them here.
 
     Raises:
         ValueError: If there are no weights for the teacher or they do not fit, if its images cannot
@@ -195,6 +206,10 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         self.student_trainable = student_trainable
         self.calculate_student_loss = calculate_student_loss
         self.distillation_stopped = False  # MMRazor's StopDistillHook sets it
+        self.unlabelled: UnlabelledBatch | None = None
+        self._runs_whole = calculate_student_loss or not freeze_what_does_not_learn(
+            student, self.distiller, self._student_capture, self._student_razor
+        )
         self._register_state_dict_hook(to_student_names)
         self._is_built = True
 
@@ -272,11 +287,16 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
 
         Returns:
             dict[str, Tensor]: The student's losses below ``student.``, those of the distillation
-            below ``distill.``.
+            below ``distill.``. With ``unlabelled`` images the distillation is the mean over all
+            images: the parts of the two kinds are below ``distill.`` and ``distill_unlabelled.``,
+            each with its share of the images as its weight. The student's own losses are those of
+            the labelled images, as without the others.
 
         Raises:
-            ValueError: If there are no images.
+            ValueError: If there are no images; or if they have no labels and the student's own
+                losses or one of the distillation needs them.
         """
+        unlabelled, self.unlabelled = self.unlabelled, None
         if len(batch_inputs) == 0:
             raise ValueError(
                 f'the batch is empty: images of shape {tuple(batch_inputs.shape)}; check the data '
@@ -284,20 +304,72 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
             )
         self.distiller.last_comparison = None
         if self.distillation_stopped:
-            return self._keep_connectors(self._student_losses(batch_inputs, data_samples))
+            losses = {}
+            if self.calculate_student_loss:
+                losses = self._student_losses(batch_inputs, data_samples)
+            return self._keep_connectors(losses)
         # The message hub has the number of the iteration, in a resumed training too.
         iteration = MessageHub.get_current_instance().get_info('iter', 0)
         with self._razor_released():
             with separate_random_numbers(2 * iteration, batch_inputs.device):
                 teacher = self.frozen_teacher.extract_features(batch_inputs, data_samples)
-            with self._recorded_student() as recording:
-                losses = self._student_losses(batch_inputs, data_samples)
-            student = self._student_capture.features(recording, 'student')
+            if self._runs_whole:
+                with self._recorded_student() as recording:
+                    losses = self._student_losses(batch_inputs, data_samples)
+                student = self._student_capture.features(recording, 'student')
+            else:
+                losses, student = {}, self._student_features(batch_inputs, data_samples)
             with separate_random_numbers(2 * iteration + 1, batch_inputs.device):
                 comparison = self._compare(student, teacher, data_samples)
-        losses.update(add_prefix(comparison.losses, 'distill'))
+        if unlabelled is None:
+            losses.update(add_prefix(comparison.losses, 'distill'))
+        else:
+            share = len(batch_inputs) / (len(batch_inputs) + len(unlabelled.inputs))
+            more = self._compare_unlabelled(unlabelled, iteration)
+            losses.update(add_prefix(_weighted(comparison.losses, share), 'distill'))
+            losses.update(add_prefix(_weighted(more, 1 - share), 'distill_unlabelled'))
         self.distiller.last_comparison = comparison.detach()
         return losses
+
+    def check_unlabelled(self) -> None:
+        """See whether images without labels can be distilled here.
+
+        Raises:
+            ValueError: If a loss needs labels, or MMRazor's recorders or deliveries need a whole
+                forward, which does; says which.
+        """
+        refuse_whole_forward(self._student_razor, self._teacher_razor)
+        if isinstance(self.distiller, FeatureDistiller):
+            self.distiller.check_unlabelled()
+
+    def _compare_unlabelled(self, batch: UnlabelledBatch, iteration: int) -> dict[str, Tensor]:
+        """Distil images without labels; draws none of the random numbers of the labelled ones."""
+        inputs, data_samples, keeps_statistics = batch
+        with (
+            self._razor_released(),
+            separate_random_numbers(_UNLABELLED + iteration, inputs.device),
+            kept_statistics(self.student) if keeps_statistics else nullcontext(),
+        ):
+            teacher = self.frozen_teacher.extract_features(inputs, data_samples)
+            student = self._student_features(inputs, data_samples)
+            return self._compare(student, teacher, data_samples).losses
+
+    def _student_features(
+        self, batch_inputs: Tensor, data_samples: list[BaseDataElement] | None
+    ) -> dict[FeatureSource, Tensor]:
+        """Run the student to its last compared feature, with gradient."""
+        with (
+            torch.set_grad_enabled(torch.is_grad_enabled() and self.student_trainable),
+            self._student_razor.record(self.student),
+        ):
+            return run_to_last_feature(
+                self.student,
+                batch_inputs,
+                data_samples,
+                self._student_capture,
+                self._student_razor,
+                'student',
+            )
 
     @torch.no_grad()
     def extract_features(
@@ -363,6 +435,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
     def _student_losses(
         self, batch_inputs: Tensor, data_samples: list[BaseDataElement] | None
     ) -> dict[str, Tensor]:
+        check_labels(data_samples, type(self.student).__name__)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.student_trainable):
             losses = self.student(batch_inputs, data_samples, mode='loss')
         return add_prefix(losses, 'student') if self.calculate_student_loss else {}
@@ -414,6 +487,10 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
                 f'{len(kept)} parameters and buffers stay as they are.',
                 'current',
             )
+
+
+def _weighted(losses: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
+    return {name: weight * loss for name, loss in losses.items()}
 
 
 def _dry_runs(

@@ -1,5 +1,6 @@
 """Datasets."""
 
 from .digit_scenes import DigitScenesDataset
+from .unlabelled_images import UnlabelledImages, UnreadableImageError
 
-__all__ = ['DigitScenesDataset']
+__all__ = ['DigitScenesDataset', 'UnlabelledImages', 'UnreadableImageError']

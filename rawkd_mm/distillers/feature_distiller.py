@@ -16,6 +16,7 @@ from ..features import (
     FeatureSource,
     dry_run,
     image_channels,
+    is_unlabelled,
     without_traces,
 )
 from ..features.mmrazor_adapter import (
@@ -292,6 +293,9 @@ class FeatureDistiller(ComparingDistiller):
         arguments = {}
         parameter = _asks_for_samples(loss)
         if parameter is not None:
+            if any(map(is_unlabelled, data_samples or ())):
+                self.check_unlabelled()
+                data_samples = None  # it can do without labels
             if data_samples is None and parameter.default is parameter.empty:
                 raise RuntimeError(
                     f'{pair.name}: {type(loss).__name__} needs the data samples of the batch and '
@@ -303,6 +307,22 @@ class FeatureDistiller(ComparingDistiller):
         student = self._connect(pair, 'student', features.aligned)
         teacher = self._connect(pair, 'teacher', features.teacher)
         return loss(for_module(loss, student), for_module(loss, teacher), **arguments)
+
+    def check_unlabelled(self) -> None:
+        """Refuse images without labels if a loss needs labels.
+
+        Raises:
+            ValueError: If one does; names the pair.
+        """
+        for pair in self.pairs:
+            loss = self.distill_losses[pair.key]
+            parameter = _asks_for_samples(loss)
+            if parameter is not None and parameter.default is parameter.empty:
+                raise ValueError(
+                    f'{pair.name}: {type(loss).__name__} needs the labels of the images '
+                    '(data_samples), and images without labels have none. Give this pair a loss that '
+                    'compares features alone, such as LADLoss, or leave out the unlabelled images'
+                )
 
     def _connect(self, pair: FeaturePair, role: str, feature: Tensor) -> Any:
         key = pair.connector_key(role)

@@ -9,11 +9,13 @@ from .choosing import (
     measure_feature,
 )
 from .dry_run import DryRun, dry_run, run_for_features, run_to_last_feature
+from .gradient import learning_parameters
 from .listing import ListedFeature, list_features, partners
 from .mmrazor_adapter import FeatureRecorder
 from .probe import image_channels, without_traces
 from .recorder import FeatureCapture
 from .source import FeatureSource
+from .unlabelled import UnlabelledBatch, is_unlabelled
 
 __all__ = [
     'AutoFeatureError',
@@ -22,11 +24,14 @@ __all__ = [
     'FeatureCapture',
     'FeatureRecorder',
     'FeatureSource',
+    'UnlabelledBatch',
     'ListedFeature',
     'dry_run',
     'find_classifier',
     'find_features',
     'image_channels',
+    'is_unlabelled',
+    'learning_parameters',
     'list_features',
     'match_features',
     'measure_feature',

@@ -62,6 +62,7 @@ def run_to_last_feature(
     data_samples: list | None,
     capture: FeatureCapture,
     razor: RazorSide | None = None,
+    role: str = 'teacher',
 ) -> dict[FeatureSource, Tensor]:
     """Run a model as far as the last feature that is wanted.
 
@@ -75,6 +76,7 @@ def run_to_last_feature(
         capture (FeatureCapture): The features.
         razor (RazorSide, optional): MMRazor's recorders of this model, which record beside. They must
             record modules.
+        role (str): 'student' or 'teacher', for errors. Defaults to 'teacher'.
 
     Returns:
         dict[FeatureSource, Tensor]: The features.
@@ -95,7 +97,7 @@ def run_to_last_feature(
             run_for_features(model, inputs, data_samples, modules)
         except _FeaturesComplete:
             pass
-        return capture.features(recording, 'teacher')
+        return capture.features(recording, role)
 
 
 class DryRun(NamedTuple):

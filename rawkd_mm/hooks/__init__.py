@@ -8,6 +8,7 @@ from .resumable_checkpoint_hook import ResumableCheckpointHook, TrainingInterrup
 from .stop_distill_hook import StopDistillHook
 from .teacher_sanity_hook import TeacherSanityHook, WrongTeacherError
 from .training_hooks import register_training_hooks
+from .unlabelled_images_hook import UnlabelledImagesHook
 
 __all__ = [
     'FeatureGeometryHook',
@@ -19,6 +20,7 @@ __all__ = [
     'StopDistillHook',
     'TeacherSanityHook',
     'TrainingInterrupted',
+    'UnlabelledImagesHook',
     'WrongTeacherError',
     'register_training_hooks',
 ]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import InfiniteSampler
 from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
@@ -23,13 +24,15 @@ from ..compat import take_batches_as_they_come
 __all__ = [
     'NumberedBatches',
     'begin_training',
+    'endless_loader',
     'number_batches',
+    'seed_batch',
     'seed_iteration',
     'shield_workers',
 ]
 
 # What random numbers are for; the first word of what they are seeded with.
-_ITERATION, _BATCH = 1, 2
+_ITERATION, _BATCH, _UNLABELLED, _PREPROCESSED = 1, 2, 3, 4
 
 
 def seed_iteration(seed: int, iteration: int) -> None:
@@ -159,11 +162,53 @@ def number_batches(runner: Runner) -> NumberedBatches | None:
         )
     batches = NumberedBatches(batches, (_BATCH, seed[0], get_rank()))
     _set(loader, 'batch_sampler', batches)
-    # DataLoader hands over whole batches to a dataset that has this.
-    dataset = loader.dataset
-    dataset.__getitems__ = partial(_load_batch, dataset, getattr(dataset, '__getitems__', None))
+    _seed_batches(loader.dataset)
     loader._iterator = None  # of persistent workers, which have the dataset as it was
     return batches
+
+
+def endless_loader(
+    dataset: Any, batch_size: int, seed: int, number: int, **options: Any
+) -> DataLoader:
+    """Make a second loader of a training, which begins with any batch and never ends.
+
+    Each process gets its own share of the images. Their order is another one than that of
+    ``train_dataloader``, also where the data set is the same.
+
+    Args:
+        dataset (Dataset): Its images; gets a method ``__getitems__``.
+        batch_size (int): Images of a batch, in each process.
+        seed (int): The training's, the same in all processes.
+        number (int): How many batches came before the first.
+        **options: Further arguments of the ``DataLoader``.
+
+    Returns:
+        DataLoader: Its batches follow from the seed, the process and their number.
+    """
+    words = np.random.SeedSequence((_UNLABELLED, seed)).generate_state(1)
+    sampler = InfiniteSampler(dataset, shuffle=True, seed=int(words[0]))
+    batches = BatchSampler(sampler, batch_size, drop_last=True)
+    batches = NumberedBatches(batches, (_UNLABELLED, seed, get_rank()))
+    batches.begin_at(number, number)
+    _seed_batches(dataset)
+    return DataLoader(dataset, batch_sampler=batches, **options)
+
+
+def seed_batch(seed: int, number: int) -> None:
+    """Seed what a data_preprocessor does with a batch of the second loader.
+
+    Args:
+        seed (int): The training's.
+        number (int): How many batches came before.
+    """
+    _seed(_PREPROCESSED, seed, get_rank(), number)
+
+
+def _seed_batches(dataset: Any) -> None:
+    """Seed a data set for each batch: DataLoader hands over whole ones to one that has this method."""
+    load = getattr(dataset, '__getitems__', None)
+    if getattr(load, 'func', None) is not _load_batch:
+        dataset.__getitems__ = partial(_load_batch, dataset, load)
 
 
 def _set(loader: DataLoader, name: str, value: Sized) -> None:
