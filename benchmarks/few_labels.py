@@ -23,6 +23,7 @@ import tempfile
 import time
 import traceback
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
@@ -38,9 +39,7 @@ FIELDS = ('labels', 'method', 'unlabelled', 'norm', 'iterations', 'seed', 'mIoU'
 TEACHERS_SCENES = 4000
 BATCH = 16
 # What a method is called in tables.
-NAMES = dict(
-    alone='student alone', lad='LAD', cad='CAD', first='features first (LAD), then labels'
-)
+NAMES = dict(alone='student alone', lad='LAD', cad='CAD', first='features first (LAD), then labels')
 
 
 class Task(NamedTuple):
@@ -251,7 +250,7 @@ def train(task: Task, teacher: str) -> float:
         return float(runner.message_hub.get_scalar('val/mIoU').current())
 
 
-def _child(task: Task, teacher: str, pipe) -> None:
+def _child(task: NamedTuple, train: Callable, teacher: object, pipe) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -267,29 +266,37 @@ def _child(task: Task, teacher: str, pipe) -> None:
         pipe.close()
 
 
-def finished(file: Path) -> dict[Task, dict]:
-    """Read the trainings that the CSV has."""
+def finished(file: Path, kind: type = Task) -> dict:
+    """Read the trainings that a CSV has: tasks of a kind, and their rows."""
     if not file.is_file():
         return {}
     with file.open(newline='') as stream:
         rows = list(csv.DictReader(stream))
-    types = Task.__annotations__
-    return {Task(**{k: types[k](row[k]) for k in Task._fields}): row for row in rows}
+    types = kind.__annotations__
+    return {kind(**{k: types[k](row[k]) for k in kind._fields}): row for row in rows}
 
 
-def run(tasks: list[Task], teacher: str, jobs: int, file: Path, minutes: float) -> int:
-    """Run trainings side by side, the longest first; gives how many failed.
+def run(
+    tasks: list,
+    train: Callable,
+    teacher: object,
+    jobs: int,
+    file: Path,
+    minutes: float,
+    fields: Sequence[str] = FIELDS,
+) -> int:
+    """Run ``train(task, teacher)`` for all tasks, side by side, the longest first.
 
-    None begins that would probably not end within the minutes.
+    None begins that would probably not end within the minutes. Gives how many failed.
     """
     context = multiprocessing.get_context('fork')
     waiting, running, failed, done = sorted(tasks, key=lambda t: -t.cost), {}, 0, 0
     file.parent.mkdir(parents=True, exist_ok=True)
     if not file.is_file():
-        file.write_text(','.join(FIELDS) + '\n')
+        file.write_text(','.join(fields) + '\n')
     begun, pace = time.time(), []  # seconds for a cost of 1, of what has ended
 
-    def fits(task: Task) -> bool:
+    def fits(task: NamedTuple) -> bool:
         needed = task.cost * max(pace, default=0)
         return time.time() - begun + needed < 60 * minutes
 
@@ -297,7 +304,7 @@ def run(tasks: list[Task], teacher: str, jobs: int, file: Path, minutes: float) 
         while len(running) < jobs and (task := next(filter(fits, waiting), None)) is not None:
             waiting.remove(task)
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_child, args=(task, teacher, sender))
+            process = context.Process(target=_child, args=(task, train, teacher, sender))
             process.start()
             sender.close()
             running[receiver] = task, process
@@ -320,11 +327,11 @@ def run(tasks: list[Task], teacher: str, jobs: int, file: Path, minutes: float) 
             pace.append(seconds / task.cost)
             with file.open('a', newline='') as stream:
                 values = dict(task._asdict(), mIoU=f'{miou:.2f}', seconds=f'{seconds:.1f}')
-                csv.DictWriter(stream, FIELDS).writerow(values)
+                csv.DictWriter(stream, fields).writerow(values)
+            what = ' '.join(f'{name}={value}' for name, value in task._asdict().items())
             print(
-                f'{done}/{len(tasks)} {time.time() - begun:.0f} s: {task.labels} labels, '
-                f'{task.method}, {task.unlabelled} unlabelled, {task.norm}, seed {task.seed}: '
-                f'mIoU {miou:.2f} ({seconds:.0f} s)',
+                f'{done}/{len(tasks)} {time.time() - begun:.0f} s: {what}: mIoU {miou:.2f} '
+                f'({seconds:.0f} s)',
                 flush=True,
             )
     return failed
@@ -431,6 +438,24 @@ def draw(rows: list[dict], figure: Path) -> None:
     plot.savefig(figure)
 
 
+def prepare(unlabelled: int, jobs: int) -> None:
+    """Draw the scenes and import everything, for trainings that are forked."""
+    begun = time.time()
+    # before anything starts threads, which a fork would not have
+    import torch
+
+    torch.set_num_threads(1)
+    make_scenes(unlabelled, jobs)
+    print(f'Scenes are drawn: {time.time() - begun:.0f} s', flush=True)
+    import rawkd_mm  # noqa: F401 (registers)
+    import rawkd_mm.analysis.evaluation  # noqa: F401 (imports what a validation needs)
+
+    register()
+    for method in ('lad', 'cad'):
+        read(f'{method}_bottleneck_pspnet-r18-w12_pspnet-r18-w4_1xb16-4k_digit-scenes-48x48.py')
+    print(f'Everything is imported: {time.time() - begun:.0f} s', flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -456,7 +481,9 @@ def main() -> None:
         summarise(args.out, args.figure)
         return
     if not args.teacher or not Path(args.teacher).is_file():
-        parser.error(f'--teacher {args.teacher!r} is no file. Train the teacher with tools/train.py')
+        parser.error(
+            f'--teacher {args.teacher!r} is no file. Train the teacher with tools/train.py'
+        )
     wanted = [tuple(text.split('=', 1)) for text in args.only]
     for name, _ in wanted:
         if name not in Task._fields:
@@ -473,21 +500,8 @@ def main() -> None:
     print(f'{len(tasks)} trainings to do, {len(done)} done', flush=True)
     if not tasks:
         return
-    begun = time.time()
-    # before anything starts threads, which a fork would not have
-    import torch
-
-    torch.set_num_threads(1)
-    make_scenes(max(task.unlabelled for task in tasks), args.jobs)
-    print(f'Scenes are drawn: {time.time() - begun:.0f} s', flush=True)
-    import rawkd_mm  # noqa: F401 (registers)
-    import rawkd_mm.analysis.evaluation  # noqa: F401 (imports what a validation needs)
-
-    register()
-    for method in ('lad', 'cad'):
-        read(f'{method}_bottleneck_pspnet-r18-w12_pspnet-r18-w4_1xb16-4k_digit-scenes-48x48.py')
-    print(f'Everything is imported: {time.time() - begun:.0f} s', flush=True)
-    sys.exit(1 if run(tasks, args.teacher, args.jobs, args.out, args.minutes) else 0)
+    prepare(max(task.unlabelled for task in tasks), args.jobs)
+    sys.exit(1 if run(tasks, train, args.teacher, args.jobs, args.out, args.minutes) else 0)
 
 
 if __name__ == '__main__':
