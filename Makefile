@@ -43,7 +43,7 @@ demo-det: env-test  ## the same with detectors; compiles the ops of mmcv once
 test: env-seg  ## run the tests (PYTEST_ARGS=...); compiles the ops of mmcv meanwhile, once
 	$(BIN)/python tools/dev/run_tests.py $(PYTEST) $(PYTEST_ARGS)
 
-test-seg: env-seg  ## of these what needs no compiled ops: all but detection
+test-seg: env-seg  ## run the tests that need no compiled ops (all but detection)
 	$(BIN)/python -m pytest $(PYTEST) -m 'not slow and not det' $(PYTEST_ARGS)
 
 test-all: env-test  ## run the tests, the long ones too
@@ -67,7 +67,7 @@ lint:  ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format:  ## mend what `make lint` complains about, where ruff can
+format:  ## fix what `make lint` reports, as far as ruff can
 	$(call setup,lint)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -87,6 +87,6 @@ env-classic:  ## only set up .venv-classic; compiles the ops of its mmcv once
 wheel-classic:  ## only compile the ops of the classic stack's mmcv, if no wheel of them is kept
 	$(call setup,wheel-classic)
 
-clean:  ## remove .venv, .venv-* and what runs and builds left, except data/ and work_dirs/
+clean:  ## remove .venv, .venv-* and all outputs of runs and builds, except data/ and work_dirs/
 	rm -rf .venv .venv-* build dist *.egg-info rawkd_mm/.mim .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

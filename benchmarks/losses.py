@@ -145,6 +145,8 @@ def main():
     )  # fmt: skip
     parser.add_argument('--shapes', nargs='+', default=list(SHAPES), choices=SHAPES)
     args = parser.parse_args()
+    if args.iters < 2:
+        parser.error(f'--iters must be at least 2, to have a spread of the times, got {args.iters}')
     import torch
 
     keep_memory()

@@ -302,7 +302,7 @@ def decompose(student: Tensor, teacher: Tensor) -> FeatureGeometry:
     unit_t = t / torch.where(undirected, 1, m)
     # 1 - cos = |x - y|^2 / 2 for unit vectors keeps its digits where 1 - x.y would cancel
     distance = torch.where(undirected, 1, norm(unit_s - unit_t, dims).square() / 2)
-    # NaN and infinity must reach the result: only short vectors have no direction.
+    # NaN and infinity must reach the result: only zero vectors have no direction.
     distance = torch.where(product.isfinite(), distance, torch.nan).flatten()
     n, m, product = n.flatten(), m.flatten(), product.flatten()
     size = student[0].numel()

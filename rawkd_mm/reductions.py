@@ -26,8 +26,8 @@ def compute_dtype(student: Tensor, teacher: Tensor) -> torch.dtype:
 def norm(feature: Tensor, dims: tuple) -> Tensor:
     """Give the norm over some dimensions, which stay with size 1.
 
-    It goes dimension after dimension: in one go over 1e7 values the CPU adds them up one by one, and
-    loses the digits that the difference of two norms, or an angle near 0, consists of.
+    One dimension is reduced at a time. A single reduction over 1e7 values adds sequentially on the
+    CPU and loses digits. A difference of two norms, or an angle near 0, consists of these digits.
 
     Args:
         feature (Tensor): Of any shape, in the type that the norm is computed in.

@@ -16,7 +16,6 @@ from mmengine.config import utils as config_utils
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, DefaultScope
-from mmrazor.registry import MODELS as RAZOR_MODELS
 from zoo import (
     CONFIGS,
     ROOT,
@@ -33,6 +32,7 @@ from zoo import (
 )
 
 from rawkd_mm.datasets.digit_scenes_folder import CLASSES
+from rawkd_mm.registry import MODELS as RAZOR_MODELS
 from rawkd_mm.training import is_distillation, resolve_model, student_config
 
 sys.path.insert(0, str(ROOT / 'tools/dataset_converters'))

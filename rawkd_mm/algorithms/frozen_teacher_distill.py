@@ -110,8 +110,8 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         teacher_module_inplace (bool): Whether modules of the teacher may. Defaults to False.
 
     Attributes:
-        frozen_teacher (FrozenTeacher): The teacher with what it needs: its images, its weights, and
-            how far it runs.
+        frozen_teacher (FrozenTeacher): The teacher: its model with the weights, how its images are
+            made, and how far it runs.
         distillation_stopped (bool): Whether the student learns from its own losses alone.
         unlabelled (UnlabelledBatch | None): Images without labels for the next call of ``loss``, which
             takes them; :class:`rawkd_mm.hooks.UnlabelledImagesHook` puts them here.
@@ -176,7 +176,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
             # A checkpoint need not have the number of batches that a norm has seen.
             needed = [n for n in inherited if not n.endswith('num_batches_tracked')]
             loaded = load_teacher(teacher_model, teacher_ckpt, [*teacher_run.names_in_use, *needed])
-        # The student gets them as they were loaded, whatever the teacher's precision is.
+        # Copy the weights before the teacher's precision changes them.
         weights = teacher_model.state_dict()
         self._inherited = {name: weights[name].clone() for name in inherited}
 
@@ -215,7 +215,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
 
     @property
     def frozen_teacher(self) -> FrozenTeacher:
-        """The teacher with what it needs; no submodule of the algorithm."""
+        """The teacher and how it runs; no submodule of the algorithm."""
         return self._frozen_teacher
 
     def init_weights(self) -> None:
@@ -249,7 +249,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         return copied
 
     def split_for_optimizer(self) -> tuple[BaseModel, dict[str, nn.Parameter]]:
-        """Split the parameters for MMEngine's optimizer constructors.
+        """Give the student, and the parameters of connectors and losses, for optimizer constructors.
 
         Returns:
             tuple[BaseModel, dict[str, nn.Parameter]]: The student, whose groups are thereby those of
@@ -476,10 +476,10 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
 
     def _keep_absent_connectors(self, state_dict: dict, prefix: str) -> None:
         """Report no missing connectors when a plain student's checkpoint is loaded."""
-        ours = f'{prefix}distiller.'
-        if any(key.startswith(ours) for key in state_dict):
+        own_prefix = f'{prefix}distiller.'
+        if any(key.startswith(own_prefix) for key in state_dict):
             return
-        kept = self.distiller.state_dict(prefix=ours)
+        kept = self.distiller.state_dict(prefix=own_prefix)
         state_dict.update(kept)
         if kept:
             print_log(

@@ -30,14 +30,14 @@ def check_init_student(init_student: Sequence[str] | None, teacher_ckpt: str | N
         )
     if init_student and not teacher_ckpt:
         raise ValueError(
-            f'init_student={list(init_student)!r} lets the student begin with the trained '
-            f"teacher's weights, and teacher_ckpt={teacher_ckpt!r} gives none. Give the "
-            "teacher's checkpoint; for a test with a random teacher, init_student=None."
+            f'init_student={list(init_student)!r} copies the trained weights of the teacher to '
+            f'the student, but teacher_ckpt={teacher_ckpt!r} gives none. Set teacher_ckpt, or '
+            'init_student=None for a test with a random teacher.'
         )
 
 
 def inherited_names(paths: Sequence[str], student: nn.Module, teacher: nn.Module) -> list[str]:
-    """List the parameters and buffers below some modules; both models must have the same.
+    """List the parameters and buffers of some modules; both models need the same names and shapes.
 
     Raises:
         ValueError: If there are none, or they differ; lists all that do, with both shapes.

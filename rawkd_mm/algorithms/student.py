@@ -56,15 +56,15 @@ def build_student(
 def _check_student(student: BaseModel) -> None:
     if any(parameter.is_meta for parameter in student.parameters()):
         raise ValueError(
-            'the student was built on the meta device, where tensors have no values: the teacher '
-            'could not be loaded and images not be normalised. Build the distillation on the CPU '
-            'and move it.'
+            'the student was built on the meta device, whose tensors have no values. The '
+            'teacher cannot be loaded and images cannot be normalised there. Build the distillation '
+            'on the CPU, then move it.'
         )
     clash = [name for name, _ in student.named_children() if name in RESERVED]
     if clash:
         raise ValueError(
-            f'the student {type(student).__name__} has children named {clash}, which '
-            'checkpoints of a distillation cannot tell from its own'
+            f'the student {type(student).__name__} has submodules named {clash}. A distillation '
+            'uses the same names in its checkpoint. Rename the submodules.'
         )
 
 

@@ -60,7 +60,7 @@ def _add_group(wrapper, parameters: dict) -> None:
 
 
 def take_batches_as_they_come(loop) -> None:
-    """Let an IterBasedTrainLoop that resumes take its batches as they come.
+    """Stop a resumed IterBasedTrainLoop from skipping batches: its iterator begins with the next one.
 
     Of the iterations that were trained already, onedl-mmengine tells its iterator to skip the
     batches, while MMEngine 0.10.7 loads them all and throws them away.

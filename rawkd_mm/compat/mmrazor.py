@@ -16,7 +16,7 @@ _MASKED_VERSIONS = {'torch': '1.12.1', 'mmcv': '2.1.0'}
 
 @contextmanager
 def _masked_versions():
-    """Show the versions that MMRazor accepts for as long as the context lasts."""
+    """Show the versions that MMRazor accepts within the context."""
     modules = {name: importlib.import_module(name) for name in _MASKED_VERSIONS}
     originals = {name: module.__version__ for name, module in modules.items()}
     for name, module in modules.items():

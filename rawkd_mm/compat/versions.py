@@ -43,7 +43,7 @@ def installed_versions() -> dict:
             except PackageNotFoundError:
                 continue
         else:
-            # e.g. a source tree on PYTHONPATH: usable, though no metadata tells its version
+            # e.g. a source tree on PYTHONPATH: it works, but has no metadata with a version
             spec = importlib.util.find_spec(name)
             if spec is not None and spec.origin is not None:
                 found[name] = (name, 'unknown')

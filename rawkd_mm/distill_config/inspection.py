@@ -59,7 +59,7 @@ def inspect(args: argparse.Namespace) -> None:
         marks['student'] = partners(lists['student'], lists['teacher'])
         if len(stars['student']) == len(stars['teacher']) == 1:
             marks['student'][next(iter(stars['student']))] = next(iter(stars['teacher']))
-        marks['teacher'] = {theirs: ours for ours, theirs in marks['student'].items()}
+        marks['teacher'] = {teacher: student for student, teacher in marks['student'].items()}
     for role, name in names.items():
         other = {'student': 'teacher', 'teacher': 'student'}[role]
         title = f'{role if args.teacher else "features"} of {name}, image of {size[0]}x{size[1]}'

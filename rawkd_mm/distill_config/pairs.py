@@ -55,7 +55,7 @@ def choose_pairs(
         number = roi_levels(student)
         kept = [pair for pair in pairs if (pair[0].source.index or 0) < number]
         if kept and len(kept) < len(pairs):
-            left = ', '.join(ours.source.text for ours, _ in pairs if (ours, _) not in kept)
+            left = ', '.join(pair[0].source.text for pair in pairs if pair not in kept)
             notes.append(
                 f'Left out, as {args.method.upper()} takes the levels that the RoI head reads: {left}.'
             )
@@ -80,13 +80,13 @@ def find_inherited(
     if not method.init_student or type(student).__name__ != 'RetinaNet':
         return None, []
     for part in method.init_student:
-        ours, theirs = (
+        of_student, of_teacher = (
             {n: tuple(v.shape) for n, v in getattr(m, part).state_dict().items()}
             if hasattr(m, part)
             else {}
             for m in (student, teacher)
         )
-        if ours != theirs:
+        if of_student != of_teacher:
             return None, [
                 f'{args.method.upper()} lets a RetinaNet begin with the neck and the head of its '
                 f"teacher. Here it begins with its own: the teacher's {part} has other parameters."
@@ -100,9 +100,9 @@ def dry_run_shape(
     """Give the distiller another image than its own if that is too small for a model."""
     channels = image_channels(student)
     try:
-        for ours, theirs in pairs:
-            measure_feature(student, ours.source.text, (channels, 64, 64))
-            measure_feature(teacher, theirs.source.text, (channels, 64, 64))
+        for of_student, of_teacher in pairs:
+            measure_feature(student, of_student.source.text, (channels, 64, 64))
+            measure_feature(teacher, of_teacher.source.text, (channels, 64, 64))
     except (RuntimeError, ValueError):
         return (channels, *size)
     return None

@@ -143,27 +143,30 @@ def find_warnings(cfgs: tuple, algorithm: nn.Module, pairs: list, counts: list) 
             "Other normalisation: the teacher's images are made from the student's in each "
             'iteration (mean, std, order of the channels).'
         )
-    for ours, theirs in pairs:
-        ratio = max(ours.stride, theirs.stride) / min(ours.stride, theirs.stride)
+    for of_student, of_teacher in pairs:
+        low, high = sorted((of_student.stride, of_teacher.stride))
+        ratio = high / low
         if ratio > 2.01:
             larger = (
                 f', or let the teacher see larger images: model.teacher_input=dict(scale={ratio:g})'
             )
             result.append(
-                f'Strides that differ by a factor of {ratio:.1f}: {ours.source.text} has '
-                f'{ours.stride:g}, {theirs.source.text} {theirs.stride:g}. What the finer map knows '
-                'about positions is lost, or made up, by resizing. tools/inspect_features.py lists '
-                f'others{larger if theirs.stride > ours.stride else ""}.'
+                f'Strides that differ by a factor of {ratio:.1f}: {of_student.source.text} has '
+                f'{of_student.stride:g}, {of_teacher.source.text} {of_teacher.stride:g}. What the '
+                'finer map knows about positions is lost, or made up, by resizing. '
+                'tools/inspect_features.py lists '
+                f'others{larger if of_teacher.stride > of_student.stride else ""}.'
             )
     if counts[0][1] <= counts[1][1]:
         result.append(
             f'The teacher is not larger than the student: {short(counts[0][1])} parameters, the '
             f'student has {short(counts[1][1])}. Are the two the wrong way round?'
         )
-    ours, theirs = map(training_images, cfgs)
-    if None not in (ours, theirs) and ours[:2] != theirs[:2]:
+    of_student, of_teacher = map(training_images, cfgs)
+    if None not in (of_student, of_teacher) and of_student[:2] != of_teacher[:2]:
         result.append(
-            f"Images of another size: the student trains on {ours}, the teacher's config on {theirs}. "
+            f"Images of another size: the student trains on {of_student}, the teacher's config on "
+            f'{of_teacher}. '
             "The teacher's features are best at the size that it was trained with."
         )
     return result

@@ -40,7 +40,7 @@ def compose(
     model = make_model(args, teacher_cfg, method, pairs, dry_run_shape, architecture, inherited)
     if named:
         model = dict(_delete_=True, **model)
-    ours = Config(dict(custom_imports=imports, custom_hooks=hooks)).to_dict()
+    added = Config(dict(custom_imports=imports, custom_hooks=hooks)).to_dict()
     relative = Config(dict(teacher=model['teacher'], teacher_ckpt=model['teacher_ckpt']))
     roots = [os.getcwd(), str(find_root())]
     _, left = make_paths_relative(relative, roots)
@@ -69,7 +69,7 @@ def compose(
             f'# The student, as {Path(args.student).name} has it.\n'
             + write_entry('student', student.pop('model'))
         )
-    body.append(write_entry('custom_imports', ours['custom_imports']))
+    body.append(write_entry('custom_imports', added['custom_imports']))
     text = write_entry('model', model)
     note = f'        # {method.note}\n'
     text = text.replace('        loss=', note + '        loss=', 1)
@@ -78,7 +78,7 @@ def compose(
     body.append(text)
     body += [write_entry(key, value) for key, value in changes.items()]
     comment = '# logs the norms of the features and the angle between them'
-    body.append(f'{comment}\n' + write_entry('custom_hooks', ours['custom_hooks']))
+    body.append(f'{comment}\n' + write_entry('custom_hooks', added['custom_hooks']))
     if not named:
         rest = '\n'.join(write_entry(key, value) for key, value in student.items())
         body.append(f"# Data and schedule are the student's own.\n{rest}")

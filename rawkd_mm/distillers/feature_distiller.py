@@ -41,14 +41,14 @@ def _build_module(config: dict, what: str) -> nn.Module:
 
 
 def _asks_for_samples(loss: nn.Module) -> inspect.Parameter | None:
-    """Find the parameter ``data_samples`` of a loss's forward."""
+    """Give the parameter ``data_samples`` of a loss's forward; None if none can be passed by name."""
     parameter = inspect.signature(loss.forward).parameters.get('data_samples')
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return parameter if parameter is not None and parameter.kind in by_name else None
 
 
 def _image_shape(student: nn.Module, teacher: nn.Module) -> tuple[int, int, int]:
-    """Give the shape of the dry run's image, once it is clear that both models take the same."""
+    """Give the shape of the dry run's image; both models must take as many channels."""
     channels = image_channels(student), image_channels(teacher)
     if len(set(channels)) > 1:
         raise ValueError(
@@ -160,9 +160,9 @@ class FeatureDistiller(ComparingDistiller):
             for key in keys:
                 if key in taken:
                     raise ValueError(
-                        f'the pair {pair.name!r} has modules called {keys}, and {key!r} is also '
-                        'what a module of another pair, or a loss or connector of your own, is '
-                        'called: rename that, or give the pair a name=...'
+                        f'the pair {pair.name!r} uses the module name {key!r}, which another pair, or '
+                        'a loss or connector of your own, uses already. Rename that one, or give '
+                        'the pair another name=...'
                     )
             taken.update(keys)
 
@@ -361,10 +361,10 @@ class FeatureDistiller(ComparingDistiller):
             found = self.align(pair, student[pair.student], teacher[pair.teacher])
             if is_student_trained and torch.is_grad_enabled() and not found.student.requires_grad:
                 raise RuntimeError(
-                    f'{pair.name}: the student feature has no gradient, so that the student would '
-                    'learn nothing from it. It is frozen (frozen_stages), or lies within a block '
-                    'that runs under activation checkpointing (with_cp=True): choose a later '
-                    'module, or the whole block.'
+                    f'{pair.name}: the student feature has no gradient, so the student cannot learn '
+                    'from it. Either the module is frozen (frozen_stages), or it lies inside a block '
+                    'with activation checkpointing (with_cp=True). Choose a later module, or the '
+                    'whole block.'
                 )
             features[pair.name] = found
             losses[pair.name] = self._loss(pair, found, data_samples)

@@ -159,8 +159,7 @@ def dry_run(
             try:
                 run_for_features(model, inputs, None, modules)
             except Exception as error:
-                # A detector's head may want what an empty image lacks. Nothing is lost by that once
-                # all features are there.
+                # A detector's head may fail on an empty image: ignored if all features are recorded.
                 if not recording.is_complete:
                     raise RuntimeError(
                         f'{type(model).__name__} failed on an empty image of shape {tuple(shape)} '

@@ -141,8 +141,8 @@ def partners(
 ) -> dict[FeatureSource, FeatureSource]:
     """Find which student feature matches which teacher feature.
 
-    Of the same part of both models (backbone, neck, a head) and of the same stride, the last that
-    either has. Modules that run more than once, dropout and the classifier do not count.
+    These are the last features of both models with the same part (backbone, neck, a head) and the
+    same stride. Modules that run more than once, dropout and the classifier are skipped.
 
     Args:
         student (Sequence[ListedFeature]): The student's.

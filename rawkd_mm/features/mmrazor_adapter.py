@@ -32,10 +32,10 @@ _PAIRS = 'pairs of features'
 
 
 def for_module(module: nn.Module, value: Any) -> Any:
-    """Bring what a loss or a connector is given into the layout that it takes.
+    """Give a tensor, or what holds tensors, in the layout that a loss or connector accepts.
 
-    Maps are not always contiguous: those of a head on a transformer are channels last, and so are
-    those of a model that computes so. Most losses and connectors call ``view``, which then fails.
+    Heads of transformers and models that run channels last give maps that are not contiguous. Most
+    losses and connectors call ``view``, which fails on them.
 
     Args:
         module (nn.Module): The loss or connector. One whose attribute ``any_layout`` is True, as that
@@ -105,10 +105,10 @@ class ConfigurableDistiller(_ConfigurableDistiller):
 class FeatureRecorder(ModuleOutputsRecorder):
     """MMRazor's ``ModuleOutputsRecorder`` for one feature of one forward.
 
-    It stops the run where the original goes on or fails without a hint: the module does not exist,
-    ran not at all or more than once, or its output was overwritten in place after it was recorded
-    (``out += identity`` behind a ResNet block's last norm, say). In a recorder config its type is
-    ``'Feature'``.
+    It raises where MMRazor's recorder goes on or fails without an explanation: the module does not
+    exist, did not run, ran more than once, or its output was overwritten in place after it was
+    recorded (``out += identity`` behind a ResNet block's last norm, say). In a recorder config its type
+    is ``'Feature'``.
 
     Args:
         source (str): Path of the module in ``model.named_modules()``.

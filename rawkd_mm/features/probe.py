@@ -1,4 +1,4 @@
-"""Probing a model: running it without leaving a trace, and finding out which images it takes."""
+"""Runs a model on an image and restores its state; finds the images that it accepts."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +17,7 @@ _SIZE = 64
 
 @contextmanager
 def without_traces(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradient, and everything as it was afterwards: modes and random state.
+    """Eval mode and no gradient; modes and random state are restored at the end.
 
     Args:
         model (nn.Module): What is run meanwhile.

@@ -214,7 +214,7 @@ class FeatureCapture(NamedTuple):
 
     @contextmanager
     def record(self, model: nn.Module) -> Iterator[Recording]:
-        """Record the features for as long as the context lasts; no hook stays behind.
+        """Record the features within the context; the hooks are removed at its end.
 
         Args:
             model (nn.Module): The model that runs in the context.

@@ -50,7 +50,7 @@ class LabelRangeHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Find out which labels there may be."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        # of a distillation, the student is what learns from labels
+        # In a distillation, only the student learns from labels.
         model = getattr(model, 'architecture', model)
         self._boxes = box_labels(model)
         self._maps = map_labels(model)

@@ -21,10 +21,10 @@ class NonFiniteLossError(FloatingPointError):
 class NonFiniteLossHook(Hook):
     """Stops a training in the iteration whose loss is NaN or infinite, before it is saved.
 
-    - After each iteration the total loss is looked at. It costs no extra waiting for a GPU: MMEngine
-      reads the same losses for its log right after. Only when it is not finite, the single losses
-      and the features that were compared are looked at, to say which pair it was, and whether the
-      student's or the teacher's feature had NaN or infinite values.
+    - Checks the total loss after each iteration. This needs no extra synchronisation with a GPU:
+      MMEngine reads the same losses for its log right after. If the total is not finite, the hook
+      checks each loss and each compared feature, to name the pair and whether the student's or the
+      teacher's feature had NaN or infinite values.
     - Without loss scaling (float32, bfloat16) the training stops at once.
     - With a loss scaler (float16, MMEngine's ``AmpOptimWrapper``) infinite gradients stay what they
       are, steps that the scaler skips; they are not looked at. A loss that is not finite makes such

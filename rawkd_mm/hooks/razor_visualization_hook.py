@@ -20,7 +20,7 @@ from ..algorithms import FrozenTeacherDistill
 
 @HOOKS.register_module(name='RazorVisualizationHook', force=True)
 class RazorVisualizationHook(_RazorsHook):
-    """MMRazor's hook of this name, in its place: does not change what it looks at.
+    """Replaces MMRazor's hook of this name; does not change the state of the training.
 
     See there for the arguments. What is different:
 

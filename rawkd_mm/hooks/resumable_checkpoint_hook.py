@@ -28,7 +28,7 @@ _INTERRUPTED = 'interrupted.pth'
 
 
 class TrainingInterrupted(SystemExit):
-    """SIGTERM has ended the training, which is saved. The process is to end, with the code 143."""
+    """Raised after SIGTERM, when the training is saved. The process must exit with code 143."""
 
 
 class SavingError(OSError):
@@ -231,7 +231,8 @@ class ResumableCheckpointHook(CheckpointHook):
             raise SavingError(
                 error.errno,
                 f'a checkpoint could not be saved in {self.out_dir!r}: {error.strerror}{free}. The '
-                f'last one stays as it is: {last}. Make room for it and go on with --resume',
+                f'last checkpoint is unchanged: {last}. Free some space, then run the same command '
+                'with --resume.',
             ) from error
 
     # Stopping
@@ -261,7 +262,7 @@ class ResumableCheckpointHook(CheckpointHook):
     def after_train(self, runner: Runner) -> None:
         """Leave SIGTERM to others."""
         if not self._has_trained and runner.val_loop is not None:
-            # killed after the last iteration: the validation that follows it may be missing
+            # The training was stopped after the last iteration, so its validation may be missing.
             runner.val_loop.run()
         super().after_train(runner)
         self._process = None

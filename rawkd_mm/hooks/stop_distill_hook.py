@@ -12,8 +12,8 @@ class StopDistillHook(_RazorsHook):
     """MMRazor's hook of this name, in its place: also for trainings that count iterations.
 
     From then on the student learns from its own losses alone, and the teacher does not run. MMRazor's
-    counts epochs only: a training that counts iterations, as all of MMSegmentation's do, is one epoch
-    to it, and the distillation is never stopped, without a word.
+    hook counts epochs. A training that counts iterations, as all of MMSegmentation's do, has one
+    epoch, so that hook never stops the distillation and does not say so.
 
     Args:
         stop_epoch (int, optional): The first epoch, counted from 0, without distillation.

@@ -35,9 +35,9 @@ class TeacherSanityHook(Hook):
     converted to the teacher's normalisation. A teacher with weights of something else, another order
     of channels or of classes is found by that in a minute or two.
 
-    A metric on few images deviates from the published one, for mIoU with many classes by a lot. That
-    is why by default a teacher has to be below *half* of it. Between this and the metric, look at the
-    log.
+    A metric on few images deviates from the published one, above all mIoU with many classes. By
+    default the hook therefore stops only below *half* of the expected value. Check the logged value
+    yourself.
 
     With several processes each evaluates its share, and all stop together. A training that is resumed
     does not repeat it, and ``tools/train.py --student-alone`` leaves it out. A teacher with random
@@ -201,9 +201,9 @@ def check_evaluation(
         )
     if names and teacher.classes and list(names) != list(teacher.classes):
         different = [
-            f'{i}: {theirs!r} and {ours!r}'
-            for i, (theirs, ours) in enumerate(zip(teacher.classes, names))
-            if theirs != ours
+            f'{i}: {of_teacher!r} and {of_dataset!r}'
+            for i, (of_teacher, of_dataset) in enumerate(zip(teacher.classes, names))
+            if of_teacher != of_dataset
         ]
         print_log(
             f"{who}: the teacher's checkpoint names other classes than the validation "

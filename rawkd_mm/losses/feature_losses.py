@@ -38,8 +38,8 @@ def check_weight(name: str, value: float) -> float:
 def _compile(function: Callable) -> Callable:
     """Let ``torch.compile`` generate a function's code.
 
-    Once for all losses of a kind: five levels of a pyramid, each with its own, would else be compiled
-    one by one up to torch.compile's limit.
+    A function is compiled once for all losses of a class. Otherwise each level of a pyramid compiles
+    its own copy, and torch.compile reaches its limit.
     """
     # Functions and modules do not change. Checking them at every call would slow down small features.
     skip = getattr(torch.compiler, 'skip_guard_on_globals_unsafe', None)  # not in torch 2.1
@@ -103,11 +103,10 @@ _LAYOUTS = ('BNC', 'BCN')
 
 
 class ChannelLoss(FeatureLoss):
-    """What the losses share that tell channels from positions.
+    """Base class of the losses that distinguish channels from positions.
 
-    A feature of three dimensions does not tell them: the tokens of a transformer are (B, N, C), what
-    is flattened from a map (B, C, N). It has to be said which; maps (B, C, H, W) and vectors (B, C)
-    need nothing.
+    A feature of three dimensions is ambiguous: tokens are (B, N, C), a flattened map is (B, C, N). Set
+    ``layout`` for them. Maps (B, C, H, W) and vectors (B, C) need no layout.
 
     Args:
         loss_weight (float), compile (bool): See :class:`FeatureLoss`.
@@ -151,8 +150,8 @@ class ChannelLoss(FeatureLoss):
             name = type(self).__name__
             raise ValueError(
                 f'{name}: a feature of shape {tuple(shape)} may be tokens (B, N, C) or channels of '
-                f'positions (B, C, N), and {name} tells channels from positions. Say which with '
-                "layout='BNC' or layout='BCN', or take a loss to which it is all one: LADLoss, "
+                f'positions (B, C, N), and {name} distinguishes channels from positions. Set '
+                "layout='BNC' or layout='BCN', or use a loss that does not distinguish them: LADLoss, "
                 'NaiveFeatureLoss, MagnitudeLoss.'
             )
 

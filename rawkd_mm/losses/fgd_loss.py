@@ -60,8 +60,8 @@ def box_masks(
 
     A box becomes the cells from the floor of its left and top edge to the ceiling of its right and
     bottom edge, both included, as in the reference code: one row and one column more than it
-    touches, and at least one cell even if it has no area. So do edges beyond the map, whose cells
-    count in the size of the box but are nowhere in the mask.
+    touches, and at least one cell even if it has no area. Cells outside of the
+    map count in the size of the box, but not in the mask.
 
     Args:
         boxes (Sequence[Tensor]): For each image its boxes, shape (n, 4): left, top, right, bottom in

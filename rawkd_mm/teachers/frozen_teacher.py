@@ -81,8 +81,8 @@ class FrozenTeacher:
     def follow(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Go to the device that a function moves tensors to.
 
-        The weights keep their values: a cast of the student to a narrower type (``half()``) is not
-        meant for them, and neither are ``to_empty()`` and the meta device. A wider type loses nothing.
+        ``half()``, ``to_empty()`` and the meta device do not change the weights. A cast to float64 is
+        applied: it loses nothing.
 
         Args:
             fn (Callable): What ``nn.Module._apply`` is given.

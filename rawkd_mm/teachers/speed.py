@@ -166,7 +166,7 @@ class TeacherCompute:
 
     @contextmanager
     def graphs(self) -> Iterator[None]:
-        """Let the model run in its graphs, if it has any, for as long as the context lasts."""
+        """Let the model run in its graphs, if it has any, within the context."""
         self._use_graphs = True
         try:
             yield

@@ -69,7 +69,7 @@ _TEXT_STARTS = (b'<!doctype', b'<html', b'<?xml', b'<head')
 
 
 def load_checkpoint(filename: str, map_location: str = 'cpu') -> Any:
-    """Load a checkpoint by MMEngine's schemes, as in :func:`weights_only`.
+    """Load a checkpoint from a path, URL or MMEngine name, as data only (:func:`weights_only`).
 
     Args:
         filename (str): A path, a URL, or a name such as ``'open-mmlab://resnet18_v1c'``. What is

@@ -242,7 +242,7 @@ def begin_training(runner: Runner, batches: NumberedBatches, done: int) -> None:
 def shield_workers(loader: DataLoader) -> None:
     """Keep a signal to the process group from ending the workers of a DataLoader.
 
-    They end with the process that has started them, which may have to go on for a while.
+    The main process may need them until it has saved; they end with it.
 
     Args:
         loader (DataLoader): Its workers must not have been started.

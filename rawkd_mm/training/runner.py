@@ -147,7 +147,7 @@ def _empty(dataset: Any) -> str:
 
 
 class _CarefulInputs:
-    """To be mixed into a Runner: checkpoints as data only, no empty datasets, and a fitting batch."""
+    """Mixin for a Runner: checkpoints as data only, no empty datasets, a warning about total batches."""
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict:
         with weights_only():
@@ -202,10 +202,10 @@ class _CarefulInputs:
 def leave_processes(code: int = 0) -> None:
     """Leave the process group and, with gloo, end the process; a tool's last call.
 
-    A thread of gloo may still hold a tensor of the last collective when Python shuts down. It lets
-    go of it too late, and the C++ runtime aborts the process: a run that was complete counts as
-    failed. The threads cannot be waited for, as DDP keeps the group alive. So Python does what it
-    does at its end (exit functions, flushing), but does not shut down.
+    A gloo thread may hold a tensor of the last collective when Python shuts down. The C++ runtime
+    then aborts, and a complete run exits with an error. DDP keeps the group alive, so the thread
+    cannot be joined. Therefore the exit functions are run, output is flushed, and the process is ended
+    directly.
 
     Args:
         code (int): What the process gives back. Defaults to 0, success.

@@ -183,7 +183,7 @@ def test_checkpoint_of_a_run_is_the_student(tmp_path):
 def test_child_with_a_reserved_name_is_refused():
     student = build(pspnet())
     student.teacher = torch.nn.Conv2d(1, 1, 1)
-    with pytest.raises(ValueError, match=r"children named \['teacher'\]"):
+    with pytest.raises(ValueError, match=r"submodules named \['teacher'\]"):
         distill(student=student)
 
 

@@ -860,10 +860,10 @@ def test_pair_does_not_replace_another_connector():
 def test_connector_of_a_pair_does_not_replace_another_module():
     arguments = {**CWD_ON_LOGITS, 'loss_forward_mappings': {}}
     arguments['connectors'] = {'loss_x_student': CWD_ON_LOGITS['connectors']['same']}
-    with pytest.raises(ValueError, match="'loss_x_student' is also"):
+    with pytest.raises(ValueError, match="'loss_x_student', which another pair"):
         make(pair(name='x', student_connector=CONTEXT), **arguments)
     make(pair(name='x'), **arguments)
-    with pytest.raises(ValueError, match="'loss_x_student' is also"):
+    with pytest.raises(ValueError, match="'loss_x_student', which another pair"):
         make(pair(name='x', student_connector=CONTEXT), pair('a', name='x_student'))
     make(pair(name='x'), pair('a', name='x_student'))
 

@@ -412,7 +412,7 @@ def test_old_checkpoints_are_kept_until_there_is_a_new_one(tmp_path, best):
     checkpoint = dict(max_keep_ckpts=1, save_best=best, interval=3, rule='greater')
     runner = make_runner(tmp_path, Call(6, limit_files), val=3, checkpoint=checkpoint)
     runner.visualizer.add_scalars = lambda *args, **kwargs: None  # needs its files
-    with pytest.raises(SavingError, match='File too large.*stays as it is: .*iter_3.pth. Make roo'):
+    with pytest.raises(SavingError, match='File too large.*unchanged: .*iter_3.pth. Free some'):
         runner.train()
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     names = {'iter_3.pth', *(['best_acc_iter_3.pth'] if best else [])}

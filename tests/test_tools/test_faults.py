@@ -183,7 +183,8 @@ def test_full_disk(faults, uninterrupted):
     assert codes[0] == 1 and codes[1] != 0
     message = (
         r"SavingError: .* a checkpoint could not be saved in '.*/runs/full': File too large, \d+ MiB "
-        r'free. The last one stays as it is: .*/iter_18.pth. Make room for it and go on with --resume'
+        r'free. The last checkpoint is unchanged: .*/iter_18.pth. Free some space, then run the same '
+        r'command with --resume.'
     )
     assert re.search(message, training.log), training.log[-3000:]
     assert (work_dir / 'iter_18.pth').read_bytes() == before

@@ -100,13 +100,13 @@ PAIRS = {'mmseg': SEGMENTORS, 'mmdet': DETECTORS}
 HEADER = """\
 # Which models can be distilled automatically
 
-`tools/make_distill_config.py --features auto` was given each of these pairs of published configs, built
-at full width, with random weights, and trained for one iteration on two made-up images (forward,
-backward, a step of the optimizer). `tools/dev/breadth.py` writes this page; the tests run it again.
-Nothing here says what a distillation gains.
+Each pair of published configs was built at full width with random weights and trained for one iteration
+on two made-up images: forward, backward, optimizer step. The features were chosen by
+`tools/make_distill_config.py --features auto`. `tools/dev/breadth.py` writes this page, and the tests
+run it again. The page does not say what a distillation gains.
 
-That every decode head of MMSegmentation either works or is refused with its reason is tested apart from
-this, one by one (`tests/test_features/test_choosing.py`).
+Another test checks each decode head of MMSegmentation (`tests/test_features/test_choosing.py`): it
+works, or it is refused with the reason.
 """
 
 

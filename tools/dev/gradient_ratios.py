@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How strongly a distillation pulls at the student beside its own task, in trainings of a sweep.
+"""Compare the gradient of the distillation with that of the task, for the trainings of a sweep.
 
 For each distilled training in WORK_DIR, at its last checkpoint: the lengths of the gradients of the
 task's loss and of the weighted distillation with respect to the student's backbone, their ratio and

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Run the tests at once, also where mmcv's operators are not compiled yet.
+"""Run the tests while mmcv's operators compile.
 
-What needs no operators runs while they are compiled in the background; the rest runs after that. With
-the operators there, all tests run in one go. Arguments are handed to pytest.
+First run the tests that need no operators, then the others. If the operators are compiled already, all
+tests run in one go. Arguments are handed to pytest.
 """
 
 import argparse

@@ -69,7 +69,7 @@ class Stack:
 
     @property
     def unfinished(self) -> Path:
-        """Is there while something changes the venv."""
+        """Marker file: exists while a step changes the venv."""
         return self.venv / 'unfinished'
 
     @property
@@ -209,7 +209,7 @@ def all_pins() -> dict:
 
 
 def pin(*names: str) -> list:
-    """The requirement lines of these names, from the stack's pins or else those for the tests."""
+    """The requirement lines of these names: from the stack's pins, otherwise from the test pins."""
     known = all_pins()
     missing = [name for name in names if name not in known]
     if missing:
@@ -336,14 +336,14 @@ def make_venv() -> None:
     )
     if STACK.venv.exists() and not ours:
         raise StepError(
-            f'{STACK.venv} is there and no Python environment', 'Move it out of the way.'
+            f'{STACK.venv} exists, but is not a Python environment', 'Move or delete it.'
         )
     shutil.rmtree(STACK.venv, ignore_errors=True)
     STACK.venv.mkdir()
     try:
         change_venv([sys.executable, '-m', 'venv', str(STACK.venv)])
     except StepError:
-        STACK.unfinished.touch()  # unlike pip, this puts nothing back
+        STACK.unfinished.touch()  # unlike pip, this does not restore the old state
         raise
 
 
@@ -398,7 +398,7 @@ def check(code: str) -> None:
     if process.returncode and (wrong or process.stderr):
         raise StepError(
             'the installed versions do not fit together:\n' + '\n'.join(wrong) + process.stderr,
-            f'Mend the pins in {STACK.requirements} or {TEST_REQUIREMENTS}.',
+            f'Correct the pins in {STACK.requirements} or {TEST_REQUIREMENTS}.',
         )
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""See whether a long distillation grows slower or needs more memory.
+"""Check whether time or memory of an iteration grows during a long distillation.
 
 Makes DigitScenes images in a temporary folder, distils a random teacher with a config of the
 quickstart, and prints for each quarter of the iterations the time of one (the median, without its

@@ -1,9 +1,10 @@
 """One's own models as teachers: what a function builds, or what a file holds."""
 
-import importlib
+import pkgutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,9 @@ class TorchTeacher(ExternalTeacher):
     what else is in these is left out.
 
     Args:
-        factory (str, optional): A function or class by its full name, ``'my_package.my_module.build'``:
-            it is called with ``kwargs`` and gives the module. Its weights come from ``teacher_ckpt``.
+        factory (str, optional): A function, class or class method by its full name,
+            ``'my_package.my_module.build'``: it is called with ``kwargs`` and gives the module. Its
+            weights come from ``teacher_ckpt``.
         file (str, optional): Instead, a file that ``torch.export.save`` or ``torch.jit.save`` wrote. It
             has its weights in it: set ``teacher_ckpt='pretrained'``. An exported program takes the sizes
             of images that it was exported for.
@@ -97,10 +99,26 @@ class TorchTeacher(ExternalTeacher):
         return self.network.state_dict()
 
 
+class _Script(nn.Module):
+    """A TorchScript module, whose parts take no hooks and are therefore no submodules here."""
+
+    def __init__(self, script: nn.Module) -> None:
+        super().__init__()
+        self.__dict__['_script'] = script.eval()
+        # tells the device and type that the weights have
+        self.register_parameter('place', nn.Parameter(torch.zeros(()), requires_grad=False))
+
+    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> '_Script':
+        self._script._apply(fn)
+        return super()._apply(fn, *args, **kwargs)
+
+    def forward(self, images: Tensor) -> Any:
+        return self._script(images)
+
+
 def _call(factory: str, kwargs: dict) -> nn.Module:
-    module, _, name = factory.rpartition('.')
     try:
-        function = getattr(importlib.import_module(module), name)
+        function = pkgutil.resolve_name(factory)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(
             f'TorchTeacher(factory={factory!r}): {error}. It must be the full name of a function, '
@@ -128,7 +146,7 @@ def _load(file: str) -> nn.Module:
             f'TorchTeacher(file={file!r}): it is no file of torch.export or TorchScript, or was cut off'
         ) from error
     if is_script:
-        return torch.jit.load(file, map_location='cpu')
+        return _Script(torch.jit.load(file, map_location='cpu'))
     try:
         with weights_only():  # what a file holds beside tensors and the graph shall not run
             network = torch.export.load(file).module()

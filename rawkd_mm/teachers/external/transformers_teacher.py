@@ -13,6 +13,9 @@ from .image_settings import ImageSettings
 
 __all__ = ['TransformersTeacher']
 
+# Of backbones made from models without them, such as ConvNeXt and Swin.
+_ADDED = 'hidden_states_norms.'
+
 
 @register_model
 class TransformersTeacher(ExternalTeacher):
@@ -92,23 +95,36 @@ class TransformersTeacher(ExternalTeacher):
 
     def pretrained_weights(self) -> dict[str, Tensor]:
         """Take the weights of the folder, or of the hub through the cache of Transformers."""
-        kind = type(self.network)
         try:
-            loaded, info = kind.from_pretrained(
-                self.model_name, config=self.network.config, output_loading_info=True
-            )
+            return self._load(self.model_name)
         except Exception as error:  # of the hub, the network, the disk
             raise UsageError(
                 "teacher_ckpt='pretrained': Transformers has not loaded the weights of "
                 f'{self.model_name!r}: {type(error).__name__}: {error}. On a machine without network '
                 'give a folder or a file that save_pretrained wrote'
             ) from error
-        not_loaded = {
+
+    def convert_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rename what Transformers renames when it loads a model as another class."""
+        return self._load(None, state_dict=dict(weights))
+
+    def _load(self, source: str | None, **kwargs: Any) -> dict[str, Tensor]:
+        """Let Transformers load a model; gives what came from where it was to be loaded from."""
+        loaded, info = type(self.network).from_pretrained(
+            source, config=self.network.config, output_loading_info=True, **kwargs
+        )
+        absent = {
             key if isinstance(key, str) else key[0]
             for kind in ('missing_keys', 'mismatched_keys')
             for key in info.get(kind, ())
         }
-        return {k: v for k, v in loaded.state_dict().items() if k not in not_loaded}
+        # Some backbones put norms behind their stages, and no checkpoint has them: they normalise,
+        # and have no weights of their own.
+        return {
+            name: value
+            for name, value in loaded.state_dict().items()
+            if name not in absent or name.startswith(_ADDED)
+        }
 
 
 def _read_config(transformers: Any, model: str, kwargs: dict) -> Any:
