@@ -95,7 +95,8 @@ def hugging_face(folder, kind='Dinov2', processor=None, **kwargs):
     """Save a small model of Transformers with its image processor, as its own tools do."""
     transformers = pytest.importorskip('transformers')
     small = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
-    config = getattr(transformers, f'{kind}Config')(**{**small, **kwargs})
+    kwargs = kwargs if kind == 'ConvNext' else {**small, **kwargs}
+    config = getattr(transformers, f'{kind}Config')(**kwargs)
     torch.manual_seed(5)
     model = transformers.AutoModel.from_config(config).eval()
     model.save_pretrained(folder)
