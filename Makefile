@@ -13,7 +13,8 @@ BIN := .venv/bin
 CLASSIC := .venv-classic/bin
 # What most of the versions matter to, and a real distillation of a segmentor and of a detector.
 CLASSIC_QUICK := tests/test_compat.py tests/test_functional.py tests/test_losses.py \
-	tests/test_losses_fgd.py tests/test_connectors.py tests/test_distillers tests/test_features tests/test_algorithms \
+	tests/test_losses_fgd.py tests/test_connectors.py tests/test_distillers tests/test_features \
+	tests/test_teachers tests/test_algorithms \
 	tests/situations tests/test_tools/test_train_tool.py tests/test_tools/test_detector.py
 
 # Asks each candidate to run: a pyenv shim, say, is there for versions that are not.

@@ -101,6 +101,10 @@ setup(
         ],
         'det': ['onedl-mmdetection>=3.5.1'],  # with `modern`; `classic` has its mmdet
         'demo': ['scikit-learn>=1.3', 'matplotlib>=3.7', 'jinja2>=3.1'],
+        # teachers from other libraries
+        'timm': ['timm>=1.0.20', 'safetensors>=0.4'],
+        'transformers': ['transformers>=5.20', 'safetensors>=0.4'],
+        'torchvision': ['torchvision>=0.16'],
         'tests': [
             'pytest>=8',
             'pytest-timeout>=2.3',

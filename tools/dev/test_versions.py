@@ -48,6 +48,7 @@ TESTS = (
     'tests/test_connectors.py',
     'tests/test_distillers',
     'tests/test_features',
+    'tests/test_teachers',
     'tests/test_algorithms',
     'tests/situations/test_same_start.py',
     'tests/situations/test_optimizer_groups.py',

@@ -1,6 +1,8 @@
 """One's own models as teachers: what a function builds, or what a file holds."""
 
+import os
 import pkgutil
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -117,6 +119,7 @@ class _Script(nn.Module):
 
 
 def _call(factory: str, kwargs: dict) -> nn.Module:
+    sys.path.append(os.getcwd())  # a tool's own folder is there, that of its user is not
     try:
         function = pkgutil.resolve_name(factory)
     except (ImportError, AttributeError, ValueError) as error:
@@ -124,6 +127,8 @@ def _call(factory: str, kwargs: dict) -> nn.Module:
             f'TorchTeacher(factory={factory!r}): {error}. It must be the full name of a function, '
             "'package.module.function', that Python finds (current folder or PYTHONPATH)"
         ) from error
+    finally:
+        sys.path.pop()
     network = function(**kwargs)
     if not isinstance(network, nn.Module):
         raise UsageError(
