@@ -3,8 +3,8 @@
 
 The student is the quickstart's PSPNet, a convolutional network. It learns from the quickstart's wider
 PSPNet, or from a vision transformer of timm's that --train-vit has trained: 6 blocks of 96 channels,
-patches of 4 x 4 pixels. A transformer needs more data: it gets 20,000 scenes more, and batches of 128. All methods of one seed have the same initial student and the
-same batches.
+patches of 4 x 4 pixels. A transformer needs more data: it gets 20,000 scenes more, and batches of 128.
+All methods of one seed have the same initial student and the same batches.
 
     python benchmarks/teacher_kinds.py --train-vit VIT.pth
     python benchmarks/teacher_kinds.py --conv TEACHER.pth --vit VIT.pth --jobs 16
