@@ -130,10 +130,11 @@ class UnlabelledImages(BaseDataset):
             try:
                 results = transform(results)
             except Exception as error:
-                if _asks_for_labels(error):
+                missing = _missing_labels(error)
+                if missing:
                     raise ValueError(
-                        f'UnlabelledImages: the transform {_name(transform)} needs labels ({error!r} '
-                        f'with {path!r}). {_INSTEAD}'
+                        f'UnlabelledImages: the transform {_name(transform)} needs labels: {missing} '
+                        f'failed with {path!r}. {_INSTEAD}'
                     ) from error
                 if not is_loaded:
                     raise UnreadableImageError(_unreadable(path, repr(error))) from error
@@ -172,14 +173,15 @@ def _check_transform(transform: object) -> None:
             _check_transform(step)
 
 
-def _asks_for_labels(error: Exception) -> bool:
-    """Whether a transform failed as there are no labels: by the key, or the line that failed."""
+def _missing_labels(error: Exception) -> str | None:
+    """Say which labels a transform has failed for: the key, or the line that failed; None if none."""
     if isinstance(error, KeyError):
-        return str(error.args[0] if error.args else '').startswith(_LABELS)
+        key = str(error.args[0]) if error.args else ''
+        return repr(key) if key.startswith(_LABELS) else None
     if not isinstance(error, (AttributeError, AssertionError)):
-        return False
+        return None
     line = traceback.extract_tb(error.__traceback__)[-1].line or ''
-    return any(word in f'{line} {error}' for word in _LABELS)
+    return f'{line!r}' if any(word in f'{line} {error}' for word in _LABELS) else None
 
 
 def _found(folder: str) -> list[str]:
