@@ -38,9 +38,7 @@ FIELDS = ('labels', 'method', 'unlabelled', 'norm', 'iterations', 'seed', 'mIoU'
 TEACHERS_SCENES = 4000
 BATCH = 16
 # What a method is called in tables.
-NAMES = dict(
-    alone='student alone', lad='LAD', cad='CAD', first='features first (LAD), then labels'
-)
+NAMES = dict(alone='student alone', lad='LAD', cad='CAD', first='features first (LAD), then labels')
 
 
 class Task(NamedTuple):
@@ -456,7 +454,9 @@ def main() -> None:
         summarise(args.out, args.figure)
         return
     if not args.teacher or not Path(args.teacher).is_file():
-        parser.error(f'--teacher {args.teacher!r} is no file. Train the teacher with tools/train.py')
+        parser.error(
+            f'--teacher {args.teacher!r} is no file. Train the teacher with tools/train.py'
+        )
     wanted = [tuple(text.split('=', 1)) for text in args.only]
     for name, _ in wanted:
         if name not in Task._fields:

@@ -59,7 +59,9 @@ def draw_charts(subject: ReportSubject, evaluations: dict) -> list[dict]:
             *_of_baseline(subject, lambda run: total(run, run.losses)),
         ],
         "The student's own losses, without those of the distillation.",
-        'None: the student learned from features alone.' if subject.has_no_losses else 'Not logged.',
+        'None: the student learned from features alone.'
+        if subject.has_no_losses
+        else 'Not logged.',
     )
     if len(task) > 1:
         plain = [name.removeprefix('student.') for name in task]

@@ -144,7 +144,9 @@ def test_a_student_whose_losses_count_is_not_frozen():
 
 
 def test_dropout_before_the_feature_is_active():
-    algorithm = distill(pair('decode_head.dropout', loss=dict(type='LADLoss')), calculate_student_loss=False)
+    algorithm = distill(
+        pair('decode_head.dropout', loss=dict(type='LADLoss')), calculate_student_loss=False
+    )
     values = [float(total(algorithm(images(), None, mode='loss'))) for _ in range(2)]
     assert values[0] != values[1]
 
@@ -282,4 +284,3 @@ def test_optimizer_of_the_config_is_built():
     wrapper.update_params(total(algorithm(images(), None, mode='loss')))
     learning = [p for p in algorithm.parameters() if p.requires_grad]
     assert len(wrapper.optimizer.state) == len(learning)
-

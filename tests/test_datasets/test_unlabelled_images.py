@@ -169,9 +169,7 @@ def test_mmdet_transforms_and_preprocessor_take_them(folder, mmdet):
 
 @pytest.mark.parametrize('workers', [0, 1, 3])
 def test_any_number_of_workers(folder, workers):
-    loader = DataLoader(
-        make(folder), batch_size=2, num_workers=workers, collate_fn=pseudo_collate
-    )
+    loader = DataLoader(make(folder), batch_size=2, num_workers=workers, collate_fn=pseudo_collate)
     paths = [s.img_path for batch in loader for s in batch['data_samples']]
     assert [Path(path).name for path in paths] == ['a.bmp', '1.png', '2.PNG', 'deep.Tiff', 'z.ppm']
 

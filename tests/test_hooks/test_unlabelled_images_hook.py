@@ -187,7 +187,9 @@ def test_losses_are_the_means_over_all_images(size):
     losses = given(distill(), size=size)
     own = [k for k in labelled if k.startswith('student')]
     assert set(losses) == {*labelled, f'distill_unlabelled.{NAME}'}
-    assert all(torch.equal(losses[k], labelled[k]) for k in own), 'as without the others, bit by bit'
+    assert all(torch.equal(losses[k], labelled[k]) for k in own), (
+        'as without the others, bit by bit'
+    )
     torch.testing.assert_close(losses[f'distill.{NAME}'], labelled[f'distill.{NAME}'] * 2 / 5)
     torch.testing.assert_close(losses[f'distill_unlabelled.{NAME}'], others * 3 / 5)
 
@@ -214,7 +216,9 @@ def test_gradients_are_those_of_both_parts():
     both, first, second = distill(), distill(), distill(calculate_student_loss=False)
     total(given(both)).backward()
     losses = given(first, unlabelled=False)
-    sum(v * (0.4 if k.startswith('distill') else 1) for k, v in losses.items() if 'loss' in k).backward()
+    sum(
+        v * (0.4 if k.startswith('distill') else 1) for k, v in losses.items() if 'loss' in k
+    ).backward()
     (0.6 * total(second(images(3, seed=9), None, mode='loss'))).backward()
     for (name, a), b, c in zip(both.named_parameters(), first.parameters(), second.parameters()):
         expected = b.grad if c.grad is None else b.grad + c.grad
@@ -470,7 +474,9 @@ def test_detector(tmp_path, mmdet):
     whole, record = train(tmp_path / 'mixed', hook, **kwargs)
     assert record.batches[0].shape == (3, 3, 96, 96)
     name = 'loss_lad_neck.0'
-    assert {f'distill.{name}', f'distill_unlabelled.{name}', 'student.loss_bbox'} <= {*record.losses[0]}
+    assert {f'distill.{name}', f'distill_unlabelled.{name}', 'student.loss_bbox'} <= {
+        *record.losses[0]
+    }
     _, plain = train(tmp_path / 'plain', **kwargs)
     first, expected = record.losses[0], plain.losses[0]
     assert all(torch.equal(first[k], expected[k]) for k in expected if k.startswith('student'))

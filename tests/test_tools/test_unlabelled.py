@@ -39,7 +39,9 @@ def made(project, teacher_log):
     """The printed text of make_distill_config.py; mixed.py is written, and trained."""
     (project.folder / 'augmented.py').write_text(STUDENT)
     (project.folder / 'features.py').write_text(FEATURES)
-    return make(project, '--unlabelled', 'data/images/val', '--unlabelled-batch', '3', out='mixed.py')
+    return make(
+        project, '--unlabelled', 'data/images/val', '--unlabelled-batch', '3', out='mixed.py'
+    )
 
 
 def make(project, *args, out='other.py', method='lad', **kwargs):
@@ -116,7 +118,9 @@ def test_report_of_a_mixed_training(project, mixed_log):
     assert 'each with its share of all images' in text
     assert UNLABELLED in text
     task = text[text.index('Task loss') :]
-    assert 'distill_unlabelled' not in task[: task.index('Distillation losses')], 'no part of the task'
+    assert 'distill_unlabelled' not in task[: task.index('Distillation losses')], (
+        'no part of the task'
+    )
 
 
 def test_report_of_features_alone(project, features_log):
@@ -143,15 +147,23 @@ def test_sweep_over_a_mixed_training(project, made):
 @pytest.mark.parametrize(
     ('args', 'parts'),
     [
-        pytest.param(['--unlabelled', 'nowhere'], ["--unlabelled 'nowhere' is not a folder"], id='no folder'),
-        pytest.param(['--unlabelled', 'runs/empty'], ['no image in'], id='no images'),
-        pytest.param(['--unlabelled-batch', '4'], ['--unlabelled-batch 4', 'FOLDER'], id='no folder given'),
         pytest.param(
-            ['--unlabelled', 'data/images/val', '--unlabelled-batch', '0'], ['at least 1'], id='batch of 0'
+            ['--unlabelled', 'nowhere'], ["--unlabelled 'nowhere' is not a folder"], id='no folder'
         ),
-        pytest.param(['--unlabelled', 'runs/broken'], ['x.png', 'cannot be read'], id='unreadable image'),
+        pytest.param(['--unlabelled', 'runs/empty'], ['no image in'], id='no images'),
+        pytest.param(
+            ['--unlabelled-batch', '4'], ['--unlabelled-batch 4', 'FOLDER'], id='no folder given'
+        ),
+        pytest.param(
+            ['--unlabelled', 'data/images/val', '--unlabelled-batch', '0'],
+            ['at least 1'],
+            id='batch of 0',
+        ),
+        pytest.param(
+            ['--unlabelled', 'runs/broken'], ['x.png', 'cannot be read'], id='unreadable image'
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments(project, made, args, parts):
     (project.folder / 'runs/empty').mkdir(exist_ok=True, parents=True)
     (project.folder / 'runs/broken').mkdir(exist_ok=True)
@@ -167,5 +179,3 @@ def test_student_alone_needs_labels(project, made):
         TOOLS / 'train.py', 'features.py', '--student-alone', '--work-dir', 'runs/x', fails=True
     )
     assert 'from which only a distillation learns, and the model is EncoderDecoder' in printed
-
-
