@@ -17,6 +17,7 @@ from helpers import (
     feature_distiller,
     images,
     pair,
+    preprocessor,
     pspnet,
     retinanet,
     samples,
@@ -25,6 +26,8 @@ from helpers import (
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
+from mmseg.models import SegDataPreProcessor
+from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch.utils.data import dataloader
 
@@ -54,6 +57,16 @@ class Augmented(torch.utils.data.Dataset):
         shape = (self.size, self.size)
         sample = SegDataSample(metainfo=dict(img_shape=shape, ori_shape=shape))
         return dict(inputs=image.to(torch.uint8), data_samples=sample)
+
+
+@MODELS.register_module(force=True)
+class RandomPreProcessor(SegDataPreProcessor):
+    """Dims the images of a batch by chance, as batch augmentations do."""
+
+    def forward(self, data, training=False):
+        data = super().forward(data, training)
+        data['inputs'] = data['inputs'] * (0.5 + 0.5 * np.random.rand() * torch.rand(()))
+        return data
 
 
 class Record(Hook):
@@ -104,6 +117,13 @@ def model_config(weight=1.0, student=None, **kwargs):
         distiller=feature_distiller(loss=dict(type='CADLoss', loss_weight=weight)),
         allow_random_teacher=True,
         **kwargs,
+    )
+
+
+def dimming():
+    """A model whose data_preprocessor draws random numbers."""
+    return model_config(
+        student=pspnet(data_preprocessor=dict(preprocessor(), type='RandomPreProcessor'))
     )
 
 
@@ -255,7 +275,7 @@ def test_gradients_do_not_depend_on_whose_statistics_are_kept():
 def test_random_numbers_are_those_without_the_others():
     states = []
     for unlabelled in (False, True):
-        given(distill(), unlabelled=unlabelled)
+        given(distill(pair('decode_head.dropout')), unlabelled=unlabelled)
         states.append((torch.rand(4), np.random.get_state()[1].tolist(), random.getstate()))
     assert torch.equal(states[0][0], states[1][0])
     assert states[0][1:] == states[1][1:]
@@ -337,6 +357,12 @@ def test_order_and_augmentation_follow_from_seed_and_number(tmp_path):
     ]
     batches = [torch.stack(record.batches) for _, record in runs]
     assert torch.equal(batches[0], batches[1]), 'whatever the number of workers'
+    dimmed = [
+        train(tmp_path / f'dimmed{workers}', hook_config(num_workers=workers), model=dimming())[1]
+        for workers in (0, 2)
+    ]
+    for a, b in zip(dimmed[0].batches, dimmed[1].batches, strict=True):
+        assert torch.equal(a, b), 'what the data_preprocessor draws'
     assert not torch.equal(batches[0], batches[2]), 'another seed'
     first = [round(float(x)) for x in raw(batches[0])]
     assert len(first) == 18 and len(set(first)) == 18, 'no image twice before each was seen once'
@@ -377,6 +403,11 @@ def test_the_same_images_come_in_another_order_than_the_labelled(tmp_path):
         pytest.param({}, dict(num_workers=2), id='workers'),
         pytest.param(dict(epochs=2), dict(norm='labelled', size=48), id='epochs and another size'),
         pytest.param(dict(accumulate=2), {}, id='accumulation'),
+        pytest.param(
+            dict(model=dimming()),
+            {},
+            id='random data_preprocessor',
+        ),
     ],
 )
 def test_resumed_training_is_the_uninterrupted_one(tmp_path, kwargs, hook):
