@@ -64,6 +64,18 @@ def parse_args() -> argparse.Namespace:
         'backbone[3]=backbone[3] decode_head.convs=decode_head.bottleneck, which '
         'tools/inspect_features.py lists',
     )
+    parser.add_argument(
+        '--unlabelled',
+        metavar='FOLDER',
+        help='distil images without labels, too: all images of this folder and below, through the '
+        "student's own transforms less those that need labels",
+    )
+    parser.add_argument(
+        '--unlabelled-batch',
+        type=int,
+        metavar='N',
+        help="how many of them in an iteration and process (default: the student's batch size)",
+    )
     parser.add_argument('-o', '--out', required=True, metavar='OUT.py', help='the file to write')
     parser.add_argument('--force', action='store_true', help='overwrite OUT.py if it exists')
     parser.add_argument(
@@ -85,6 +97,15 @@ def parse_args() -> argparse.Namespace:
         parser.error(
             f'--teacher-ckpt {ckpt!r} is not a file (current folder: {os.getcwd()}). With '
             '--no-check the config is written without it'
+        )
+    if args.unlabelled is not None and not Path(args.unlabelled).is_dir():
+        parser.error(
+            f'--unlabelled {args.unlabelled!r} is not a folder (current folder: {os.getcwd()})'
+        )
+    if args.unlabelled_batch is not None and (args.unlabelled_batch < 1 or not args.unlabelled):
+        parser.error(
+            f'--unlabelled-batch {args.unlabelled_batch} is the number of images of --unlabelled '
+            'FOLDER in an iteration, at least 1'
         )
     if Path(args.out).suffix != '.py':
         parser.error(f'-o {args.out!r} must end in .py')

@@ -122,7 +122,7 @@ def write_report(
     try:
         subject = ReportSubject(work_dir, baseline, teacher_ckpt, cfg_options)
         evaluations, pictures = {}, None
-        if not logs_only:
+        if not logs_only and subject.can_validate:
             with make_progress() as progress:
                 evaluations = evaluate_all(subject, progress)
                 if images:

@@ -5,6 +5,8 @@ from .report_subject import ALONE, DISTILLED, TEACHER, ReportSubject
 from .report_tables import short_name
 from .work_dir import WorkDir
 
+# The losses of the distillation, on labelled images and on those without labels.
+OF_DISTILLATION = ('distill.', 'distill_unlabelled.')
 COLOURS = {DISTILLED: 0, ALONE: 1, TEACHER: 2}
 NEEDS_HOOK = (
     "Not logged. To log it, a config needs custom_hooks = [dict(type='FeatureGeometryHook')]."
@@ -48,7 +50,7 @@ def draw_charts(subject: ReportSubject, evaluations: dict) -> list[dict]:
         svg = draw_curves(f'chart{len(result)}', title, ylabel, lines) if lines else None
         result.append(dict(title=title, svg=svg, text=text if lines else missing))
 
-    task = [name for name in subject.run.losses if not name.startswith('distill.')]
+    task = [name for name in subject.run.losses if not name.startswith(OF_DISTILLATION)]
     add(
         'Task loss',
         'sum of the losses',
@@ -57,6 +59,9 @@ def draw_charts(subject: ReportSubject, evaluations: dict) -> list[dict]:
             *_of_baseline(subject, lambda run: total(run, run.losses)),
         ],
         "The student's own losses, without those of the distillation.",
+        'None: the student learned from features alone.'
+        if subject.has_no_losses
+        else 'Not logged.',
     )
     if len(task) > 1:
         plain = [name.removeprefix('student.') for name in task]
@@ -71,12 +76,15 @@ def draw_charts(subject: ReportSubject, evaluations: dict) -> list[dict]:
         ]
         add('Task losses, one by one', 'loss', lines, 'Dashed: the student alone.')
     if subject.is_distillation:
-        names = [name for name in subject.run.losses if name.startswith('distill.')]
+        names = [name for name in subject.run.losses if name.startswith(OF_DISTILLATION)]
         lines = [
             Line(name.removeprefix('distill.'), subject.run.curve(name), i)
             for i, name in enumerate(names)
         ]
-        add('Distillation losses', 'loss', lines, 'As logged, multiplied by their weights.')
+        text = 'As logged, multiplied by their weights.'
+        if any(name.startswith(OF_DISTILLATION[1]) for name in names):
+            text += ' The two kinds of images each with its share of all images.'
+        add('Distillation losses', 'loss', lines, text)
     for name in main_metrics(subject.run):
         levels = [
             Line(TEACHER, subject.percent * evaluations[TEACHER].metrics[name], 2, '--')

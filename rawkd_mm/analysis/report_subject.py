@@ -79,6 +79,19 @@ class ReportSubject:
         self.is_detection = package_of(self.cfg) == 'mmdet'
         self.percent = 100 if self.is_detection else 1
         self.notes = []
+        self.has_no_losses = (
+            self.is_distillation and self.cfg.model.get('calculate_student_loss') is False
+        )
+        self.can_validate = bool(self.cfg.get('val_dataloader') and self.cfg.get('val_evaluator'))
+        if self.has_no_losses:
+            self.notes.append(
+                'The student learned from features alone (calculate_student_loss=False): what lies '
+                'behind its last compared feature is as it was initialised, and so is what it predicts.'
+            )
+        if not self.can_validate:
+            self.notes.append(
+                'The config has no validation (val_dataloader, val_evaluator): no model is evaluated.'
+            )
         self._note_progress()
         if baseline is None:
             self.notes.append(NO_BASELINE)

@@ -1,6 +1,6 @@
 """Datasets."""
 
 from .digit_scenes import DigitScenesDataset
-from .unlabelled_images import UnlabelledImages, UnreadableImageError
+from .unlabelled_images import LabelsNeededError, UnlabelledImages, UnreadableImageError
 
-__all__ = ['DigitScenesDataset', 'UnlabelledImages', 'UnreadableImageError']
+__all__ = ['DigitScenesDataset', 'LabelsNeededError', 'UnlabelledImages', 'UnreadableImageError']

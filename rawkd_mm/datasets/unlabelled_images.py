@@ -11,7 +11,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-__all__ = ['SUFFIXES', 'UnlabelledImages', 'UnreadableImageError']
+__all__ = ['SUFFIXES', 'LabelsNeededError', 'UnlabelledImages', 'UnreadableImageError']
 
 # What OpenCV or Pillow decodes, with which MMCV reads images.
 SUFFIXES = tuple(
@@ -24,6 +24,19 @@ _INSTEAD = (
     'Images without labels have none. Leave it out of the pipeline of the unlabelled images; '
     'RandomCrop needs cat_max_ratio=1 there'
 )
+
+
+class LabelsNeededError(ValueError):
+    """A transform needs labels; the message names it.
+
+    Args:
+        message (str): The text.
+        number (int, optional): Which of the pipeline's transforms it is, from 0.
+    """
+
+    def __init__(self, message: str, number: int | None = None) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class UnreadableImageError(OSError):
@@ -52,8 +65,8 @@ class UnlabelledImages(BaseDataset):
     Raises:
         FileNotFoundError: If there is no such folder or list, no image in the folder, or the list
             names files that are not there.
-        ValueError: If a transform needs labels; at once where its name says so, else with the first
-            image.
+        LabelsNeededError: If a transform needs labels; at once where its name says so, else with the
+            first image.
         UnreadableImageError: If an image cannot be read; with ``skip_unreadable``, if none can.
     """
 
@@ -76,8 +89,8 @@ class UnlabelledImages(BaseDataset):
             indices=indices,
             pipeline=list(pipeline),
         )
-        for transform in self.pipeline.transforms:
-            _check_transform(transform)
+        for number, transform in enumerate(self.pipeline.transforms):
+            _check_transform(transform, number)
 
     def load_data_list(self) -> list[dict]:
         """Give what the transforms are given of each image."""
@@ -127,15 +140,17 @@ class UnlabelledImages(BaseDataset):
         """
         results = self.get_data_info(idx)
         path = results['img_path']
-        for transform in self.pipeline.transforms:
+        for number, transform in enumerate(self.pipeline.transforms):
             is_loaded = 'img' in results
             try:
                 results = transform(results)
             except Exception as error:
-                if _asks_for_labels(error):
-                    raise ValueError(
-                        f'UnlabelledImages: the transform {_name(transform)} needs labels ({error!r} '
-                        f'with {path!r}). {_INSTEAD}'
+                missing = _missing_labels(error)
+                if missing:
+                    raise LabelsNeededError(
+                        f'UnlabelledImages: the transform {_name(transform)} needs labels: {missing} '
+                        f'failed with {path!r}. {_INSTEAD}',
+                        number,
                     ) from error
                 if not is_loaded:
                     raise UnreadableImageError(_unreadable(path, repr(error))) from error
@@ -158,30 +173,34 @@ def _name(transform: object) -> str:
     return getattr(transform, '__name__', type(transform).__name__)
 
 
-def _check_transform(transform: object) -> None:
+def _check_transform(transform: object, number: int) -> None:
     """Refuse what needs labels, where that can be told without an image."""
     name = _name(transform)
     ratio = getattr(transform, 'cat_max_ratio', 1.0)
     if name.startswith('Load') and ('Annotation' in name or 'Proposals' in name):
-        raise ValueError(f'UnlabelledImages: the transform {name} loads labels. {_INSTEAD}')
+        raise LabelsNeededError(
+            f'UnlabelledImages: the transform {name} loads labels. {_INSTEAD}', number
+        )
     if ratio < 1.0:
-        raise ValueError(
+        raise LabelsNeededError(
             f'UnlabelledImages: {name}(cat_max_ratio={ratio}) looks at the labels of a crop, and '
-            'there are none. Use cat_max_ratio=1'
+            'there are none. Use cat_max_ratio=1',
+            number,
         )
     for inner in getattr(transform, 'transforms', None) or ():
         for step in getattr(inner, 'transforms', [inner]):  # RandomChoice has Composes
-            _check_transform(step)
+            _check_transform(step, number)
 
 
-def _asks_for_labels(error: Exception) -> bool:
-    """Whether a transform failed as there are no labels: by the key, or the line that failed."""
+def _missing_labels(error: Exception) -> str | None:
+    """Say which labels a transform has failed for: the key, or the line that failed; None if none."""
     if isinstance(error, KeyError):
-        return str(error.args[0] if error.args else '').startswith(_LABELS)
+        key = str(error.args[0]) if error.args else ''
+        return repr(key) if key.startswith(_LABELS) else None
     if not isinstance(error, (AttributeError, AssertionError)):
-        return False
+        return None
     line = traceback.extract_tb(error.__traceback__)[-1].line or ''
-    return any(word in f'{line} {error}' for word in _LABELS)
+    return f'{line!r}' if any(word in f'{line} {error}' for word in _LABELS) else None
 
 
 def _found(folder: str) -> list[str]:

@@ -16,6 +16,7 @@ from ..training.model_config import remove_pretrained
 from .methods import choose_method
 from .models import DEFAULT_SIZE, build_alone, check_trainable, read_config, scope_of, trial_size
 from .pairs import choose_pairs, dry_run_shape, find_inherited
+from .unlabelled import unlabelled_hook
 from .writing import compose, read_back
 
 
@@ -66,9 +67,15 @@ def make(args: argparse.Namespace, size: tuple[int, int] | None = None) -> Resul
     shape = dry_run_shape(student, teacher, pairs, size)
     inherited, more = find_inherited(args, method, student, teacher)
     notes += more
-    text, left = compose(args, *cfgs, method, pairs, shape, inherited)
+    hook = None
+    if getattr(args, 'unlabelled', None):
+        hook, more = unlabelled_hook(args, cfgs[0])
+        notes += more
+    text, left = compose(args, *cfgs, method, pairs, shape, inherited, hook)
     cfg = read_back(text)
     algorithm = build_algorithm(cfg, with_weights=not args.no_check)
+    if hook is not None:
+        algorithm.check_unlabelled()
     return Result(text, cfg, algorithm, pairs, size, notes, left, cfgs)
 
 

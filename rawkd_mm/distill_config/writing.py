@@ -23,6 +23,7 @@ def compose(
     pairs: list,
     dry_run_shape: tuple[int, int, int] | None,
     inherited: list[str] | None = None,
+    unlabelled: dict | None = None,
 ) -> tuple[str, dict]:
     """Write the config; gives the text and the absolute paths that are left in it."""
     named = '::' in args.student
@@ -36,14 +37,19 @@ def compose(
     logger = (student_cfg.get('default_hooks') or {}).get('logger') or {}
     hook = dict(type='FeatureGeometryHook', interval=logger.get('interval', 50))
     hooks = [*(student_cfg.get('custom_hooks') or []), hook]
+    if unlabelled is not None:
+        hooks.append(unlabelled)
     architecture = Code('_base_.model') if named else Code('student')
     model = make_model(args, teacher_cfg, method, pairs, dry_run_shape, architecture, inherited)
     if named:
         model = dict(_delete_=True, **model)
-    added = Config(dict(custom_imports=imports, custom_hooks=hooks)).to_dict()
+    added = Config(dict(custom_imports=imports, custom_hooks=hooks))
     relative = Config(dict(teacher=model['teacher'], teacher_ckpt=model['teacher_ckpt']))
     roots = [os.getcwd(), str(find_root())]
     _, left = make_paths_relative(relative, roots)
+    if unlabelled is not None:
+        left.update(make_paths_relative(added, roots)[1])
+    added = added.to_dict()
     model.update(relative.to_dict())
 
     header = [
@@ -78,6 +84,8 @@ def compose(
     body.append(text)
     body += [write_entry(key, value) for key, value in changes.items()]
     comment = '# logs the norms of the features and the angle between them'
+    if unlabelled is not None:
+        comment += '; brings in the images without labels'
     body.append(f'{comment}\n' + write_entry('custom_hooks', added['custom_hooks']))
     if not named:
         rest = '\n'.join(write_entry(key, value) for key, value in student.items())

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from ..registry import find_type, type_name
 from .checkpoint_loading import weights_only
 from .mmrazor_parts import refuse_mmrazor_parts
+from .model_config import is_distillation
 
 __all__ = ['AverageLossesHook', 'build_runner', 'leave_processes', 'replace_sync_batchnorm']
 
@@ -221,6 +222,16 @@ def leave_processes(code: int = 0) -> None:
         os._exit(code)
 
 
+def _refuse_training_without_labels(cfg: Config) -> None:
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    if not is_distillation(cfg) and type_name(dataset.get('type')) == 'UnlabelledImages':
+        raise ValueError(
+            'train_dataloader has images without labels (UnlabelledImages), from which only a '
+            f'distillation learns, and the model is {type_name(cfg.model.get("type"))}. Give it '
+            'labelled images, or a teacher (FrozenTeacherDistill with calculate_student_loss=False)'
+        )
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the Runner that a config asks for, able to run several processes without a GPU.
 
@@ -238,9 +249,11 @@ def build_runner(cfg: Config) -> Runner:
 
     Raises:
         ValueError: If a distillation has parts of MMRazor that do not work with it; says what to use
-            (:mod:`rawkd_mm.training.mmrazor_parts`).
+            (:mod:`rawkd_mm.training.mmrazor_parts`). If a model that is no distillation should learn
+            from images without labels.
     """
     refuse_mmrazor_parts(cfg)
+    _refuse_training_without_labels(cfg)
     runner_class = Runner
     if 'runner_type' in cfg:
         runner_class = find_type(cfg.runner_type, RUNNERS, cfg.get('default_scope'))
