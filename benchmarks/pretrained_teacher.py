@@ -28,7 +28,7 @@ import few_labels
 
 RESULTS = few_labels.ROOT / 'benchmarks' / 'results' / 'pretrained_teacher.csv'
 SCENES = 4000
-LOSSES = dict(lad='LADLoss', cad='CADLoss', pad='PADLoss')
+LOSSES = dict(lad='LADLoss', cad='CADLoss')
 # A block of stride 16, so that its map of 192x192 pixels is as large as the student's of 48x48.
 BLOCK = '_blocks.10'
 # What the package's authors trained with: (x - 127) / 128.
@@ -39,7 +39,7 @@ class Task(NamedTuple):
     """One training and its probe.
 
     Attributes:
-        features: 'random', 'lad', 'cad', 'pad' (the student's), or 'teacher'.
+        features: 'random', 'lad', 'cad' (the student's), or 'teacher'.
         iterations: Of the distillation.
         seed: Of the student, its batches and the probe.
     """
@@ -198,7 +198,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='trainings side by side')
-    parser.add_argument('--iters', type=int, default=1000, help='iterations (default 1000)')
+    parser.add_argument('--iters', type=int, default=600, help='iterations (default 600)')
     parser.add_argument('--seeds', type=int, default=3, help='default: 3')
     parser.add_argument('--out', type=Path, default=RESULTS, help=f'the CSV (default {RESULTS})')
     parser.add_argument('--summary', action='store_true', help='print what the CSV has')
