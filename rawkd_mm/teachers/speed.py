@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from ..compat import autocast_dtype
+from ..compat import autocast_dtype, begin_graph_step
 
 __all__ = ['PRECISIONS', 'TeacherCompute', 'check_settings']
 
@@ -109,6 +109,7 @@ class TeacherCompute:
         self.precision = precision
         self.channels_last = channels_last
         self._use_graphs = False
+        self._is_compiled = graphs is not False
         operators = _keep_operators(model)
         if precision in ('bf16', 'fp16'):
             for name, module in model.named_modules():
@@ -120,7 +121,7 @@ class TeacherCompute:
             model.to(memory_format=torch.channels_last)
             for module in operators:
                 module.to(memory_format=torch.contiguous_format)
-        if graphs is not False:
+        if self._is_compiled:
             self._compile(model, sources, {} if graphs is True else graphs)
 
     def _compile(self, model: nn.Module, sources: set[str], arguments: dict) -> None:
@@ -157,7 +158,12 @@ class TeacherCompute:
 
     @contextmanager
     def graphs(self) -> Iterator[None]:
-        """Let the model run in its graphs, if it has any, for as long as the context lasts."""
+        """Let the model run in its graphs, if it has any, for as long as the context lasts.
+
+        CUDA graphs overwrite in the next context what they have given in this one.
+        """
+        if self._is_compiled and torch.cuda.is_available():
+            begin_graph_step()
         self._use_graphs = True
         try:
             yield
