@@ -63,12 +63,12 @@ def begin_graph_step() -> None:
     """Tell CUDA graphs that what they gave in the step before may be overwritten.
 
     Without this, each compiled module begins a step of its own, and overwrites what the one before
-    has given to it. torch 2.1 cannot be told.
+    has given to it. torch 2.1 cannot be told. Without a GPU there are no such graphs.
     """
     import torch
 
     mark = getattr(torch.compiler, 'cudagraph_mark_step_begin', None)
-    if mark is not None:
+    if mark is not None and torch.cuda.is_available():
         mark()
 
 

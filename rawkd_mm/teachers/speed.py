@@ -162,7 +162,7 @@ class TeacherCompute:
 
         CUDA graphs overwrite in the next context what they have given in this one.
         """
-        if self._is_compiled and torch.cuda.is_available():
+        if self._is_compiled:
             begin_graph_step()
         self._use_graphs = True
         try:
