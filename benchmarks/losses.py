@@ -102,7 +102,8 @@ def make_methods(channels: int, device) -> dict:
         student, teacher = (build('GlobalContextConnector', in_channels=channels) for _ in range(2))
         loss = build('FGDLoss')
         sample = BaseDataElement(metainfo=dict(batch_input_shape=(800, 1344)))
-        sample.gt_instances = InstanceData(bboxes=torch.tensor([[10.0, 20.0, 400.0, 300.0]] * 8))
+        boxes = torch.tensor([[10.0, 20.0, 400.0, 300.0]] * 8, device=device)
+        sample.gt_instances = InstanceData(bboxes=boxes)
         samples = [sample] * BATCH
         return lambda s, t: loss(student(s), teacher(t), samples)
 

@@ -5,11 +5,15 @@ For each pair of teacher and student of the zoo, at full size, with random weigh
 or, with --config, --teacher and --student, for a trained pair with the loss it was trained with and
 images of its data set. One row a precision and loss:
 
+- device, size: where, and height x width of the images.
 - angle_layer, angle_channel: degrees between the float32 feature and that in low precision, over the
   whole map of an image and over each channel; the mean, of several features the largest.
 - loss_change: of the loss of the distillation, relative.
 - gradient_change: length of the difference of its gradients, relative; with respect to all trained
   parameters of student and connectors.
+
+The float32 of this comparison is float32 on a GPU too: TF32, which PyTorch computes convolutions in by
+default there, is off.
 
     python benchmarks/precision.py benchmarks/results/precision.csv
 """
@@ -34,8 +38,8 @@ CONFIGS = (
 )
 LOSSES = ('LADLoss', 'CADLoss')
 COLUMNS = (
-    'config', 'weights', 'loss', 'precision', 'angle_layer', 'angle_channel', 'loss_value',
-    'loss_change', 'gradient_change',
+    'device', 'size', 'config', 'weights', 'loss', 'precision', 'angle_layer', 'angle_channel',
+    'loss_value', 'loss_change', 'gradient_change',
 )  # fmt: skip
 
 
@@ -47,6 +51,7 @@ def make_arguments():
     parser.add_argument(
         '--only', metavar='TEXT', default='', help='configs with TEXT in their name'
     )
+    parser.add_argument('--device', default=None, help='default: cuda if there is one, else cpu')
     parser.add_argument('--size', type=int, nargs=2, default=(128, 128), metavar=('H', 'W'))
     parser.add_argument('--precisions', nargs='+', default=['bf16'], metavar='NAME')
     parser.add_argument('--config', metavar='CONFIG', help='a distillation that was trained')
@@ -64,6 +69,8 @@ def main():
     from rawkd_mm.analysis.benchmark_setting import forget_pretrained
     from rawkd_mm.training import inline_models, load_config
 
+    args.device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.manual_seed(0)
     names = [args.config] if args.config else [n for n in CONFIGS if args.only in n]
     for name in names:
@@ -87,8 +94,9 @@ def compare(args, cfg, name: str):
     import torch
     from mmengine.registry import MODELS, init_default_scope
 
-    from rawkd_mm.analysis.benchmark_setting import make_batch
+    from rawkd_mm.analysis.benchmark_setting import device_name, make_batch
     from rawkd_mm.training import replace_sync_batchnorm
+    from rawkd_mm.training.build_model import build_model
     from rawkd_mm.training.checkpoint_loading import load_checkpoint
 
     init_default_scope(cfg.default_scope)
@@ -97,7 +105,10 @@ def compare(args, cfg, name: str):
     for part in (cfg.model, cfg.model.architecture, cfg.model.teacher):
         if (part.get('data_preprocessor') or {}).get('size') is not None:
             part['data_preprocessor']['size'] = size
-    batch = real_batch(cfg) if args.config else make_batch(cfg, 2, size)
+    if args.config:
+        batch = real_batch(cfg)
+    else:
+        batch = make_batch(build_model(cfg.model.architecture), 2, size)
     for loss in [cfg.model.distiller.loss.type] if args.config else LOSSES:
         config = copy.deepcopy(cfg.model)
         config.distiller.loss = dict(type=loss, loss_weight=3.0)
@@ -108,6 +119,7 @@ def compare(args, cfg, name: str):
             replace_sync_batchnorm(model)
             if args.student:
                 model.load_state_dict(load_checkpoint(args.student)['state_dict'])
+            model.to(args.device)
             data = model.data_preprocessor(copy.deepcopy(batch), training=True)
             return measure(model.train(), data)
 
@@ -118,6 +130,8 @@ def compare(args, cfg, name: str):
                 [angle(a, b, start) for a, b in zip(found[0], expected[0])] for start in (1, 2)
             ]
             yield dict(
+                device=device_name(args.device),
+                size='x'.join(map(str, found[3])),
                 config=name,
                 weights='trained' if args.teacher else 'random',
                 loss=loss,
@@ -140,7 +154,7 @@ def real_batch(cfg, size: int = 16) -> dict:
 
 
 def measure(model, data) -> tuple:
-    """Give the teacher's features, the loss of the distillation and its gradient as one vector."""
+    """Give the teacher's features, the distillation's loss, its gradient as one vector, and H, W."""
     import torch
 
     torch.manual_seed(0)  # dropout of the student
@@ -150,7 +164,7 @@ def measure(model, data) -> tuple:
     parameters = [p for p in model.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     flat = torch.cat([g.flatten() for g in gradients if g is not None])
-    return features, loss.item(), flat
+    return features, loss.item(), flat, tuple(data['inputs'].shape[2:])
 
 
 def angle(a, b, start: int) -> float:

@@ -21,6 +21,7 @@ from .needless_messages import silence
 from .numpy import numpy_globals
 from .torch import (
     autocast_dtype,
+    begin_graph_step,
     find_is_compiling,
     is_autocast_enabled,
     load_weights_only,
@@ -31,6 +32,7 @@ from .versions import TESTED_VERSIONS, check_versions, installed_versions
 __all__ = [
     'TESTED_VERSIONS',
     'autocast_dtype',
+    'begin_graph_step',
     'channel_swap_and_padding',
     'check_versions',
     'find_is_compiling',

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 __all__ = [
     'autocast_dtype',
+    'begin_graph_step',
     'find_is_compiling',
     'has_safe_globals',
     'is_autocast_enabled',
@@ -56,6 +57,19 @@ def autocast_dtype(device_type: str):
     return (
         torch.get_autocast_cpu_dtype() if device_type == 'cpu' else torch.get_autocast_gpu_dtype()
     )
+
+
+def begin_graph_step() -> None:
+    """Tell CUDA graphs that what they gave in the step before may be overwritten.
+
+    Without this, each compiled module begins a step of its own, and overwrites what the one before
+    has given to it. torch 2.1 cannot be told. Without a GPU there are no such graphs.
+    """
+    import torch
+
+    mark = getattr(torch.compiler, 'cudagraph_mark_step_begin', None)
+    if mark is not None and torch.cuda.is_available():
+        mark()
 
 
 def has_safe_globals() -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from ..compat import autocast_dtype
+from ..compat import autocast_dtype, begin_graph_step
 from .external import ExternalTeacher
 
 __all__ = ['PRECISIONS', 'TeacherCompute', 'check_settings']
@@ -110,6 +110,7 @@ class TeacherCompute:
         self.precision = precision
         self.channels_last = channels_last
         self._use_graphs = False
+        self._is_compiled = graphs is not False
         operators = _keep_operators(model)
         if precision in ('bf16', 'fp16'):
             for name, module in model.named_modules():
@@ -121,7 +122,7 @@ class TeacherCompute:
             model.to(memory_format=torch.channels_last)
             for module in operators:
                 module.to(memory_format=torch.contiguous_format)
-        if graphs is not False:
+        if self._is_compiled:
             self._compile(model, sources, {} if graphs is True else graphs)
 
     def _compile(self, model: nn.Module, sources: set[str], arguments: dict) -> None:
@@ -166,7 +167,12 @@ class TeacherCompute:
 
     @contextmanager
     def graphs(self) -> Iterator[None]:
-        """Let the model run in its graphs, if it has any, within the context."""
+        """Let the model run in its graphs, if it has any, within the context.
+
+        CUDA graphs overwrite in the next context what they have given in this one.
+        """
+        if self._is_compiled:
+            begin_graph_step()
         self._use_graphs = True
         try:
             yield

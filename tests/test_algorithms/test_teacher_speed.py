@@ -24,6 +24,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from rawkd_mm.features import FeatureRecorder
+from rawkd_mm.teachers import speed
 
 FPN = 'decode_head.fpn_bottleneck'
 # unit in the last place, and what some twenty layers make of it
@@ -343,6 +344,17 @@ def test_compiled_teacher_records_modules_only():
         )
 
 
+def test_cuda_graphs_begin_a_step_once(monkeypatch):
+    # on a GPU each compiled module would else begin one, and overwrite what it gets from the last
+    plain, fast = distill(), distill(teacher_compile=DYNAMO)
+    begun = []
+    monkeypatch.setattr(speed, 'begin_graph_step', lambda: begun.append(None))
+    plain.frozen_teacher.extract_features(images())
+    assert not begun
+    fast.frozen_teacher.extract_features(images())
+    assert len(begun) == 1
+
+
 def test_arguments_of_compile():
     with pytest.raises(TypeError, match=r"teacher_compile must be .*got 'max-autotune'"):
         distill(teacher_compile='max-autotune')
@@ -366,3 +378,19 @@ def test_features_are_the_same_on_a_gpu(precision):
     expected, feature = found
     assert feature.dtype == torch.float32 and feature.is_contiguous()
     assert (feature - expected).norm() < BOUNDS[precision] * expected.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_cuda_graphs_give_the_same_features():
+    teacher = teacher_of(pspnet(8, 16))
+    plain = distill(teacher=copy.deepcopy(teacher)).cuda()
+    fast = distill(teacher=teacher, teacher_compile=dict(mode='reduce-overhead')).cuda()
+    for seed in range(5):  # the first two runs warm up and record
+        found = []
+        for algorithm in (plain, fast):
+            inputs = images(seed=seed).cuda()
+            found += algorithm.frozen_teacher.extract_features(inputs).values()
+        expected, feature = found
+        # convolutions in TF32
+        assert (feature - expected).norm() < BOUNDS['fp16'] * expected.norm()

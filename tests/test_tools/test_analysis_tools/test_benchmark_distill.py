@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import torch
 
+from rawkd_mm.analysis.benchmark import Benchmark, BenchmarkOptions
 from rawkd_mm.analysis.benchmark_losses import BenchmarkError, check_losses
 from rawkd_mm.analysis.benchmark_setting import schedule
 
@@ -59,6 +61,18 @@ def test_table(measured):
         assert f'| {row["variant"]} | {row["seconds"]:.3f} |' in out
     assert '2 x 3 x 32 x 32, student in float32' in out
     assert 'Hours: 4 iterations' in out
+
+
+@pytest.mark.parametrize('enabled', [True, False])
+def test_cudnn_measures_where_a_training_lets_it(project, monkeypatch, enabled):
+    monkeypatch.setattr(torch.backends.cudnn, 'benchmark', not enabled)
+    options = BenchmarkOptions(
+        str(project.folder / 'distillation.py'),
+        cfg_options={'env_cfg.cudnn_benchmark': enabled},
+        random_teacher=True,
+    )
+    Benchmark(options, torch.device('cpu'))
+    assert torch.backends.cudnn.benchmark is enabled
 
 
 def test_losses_that_differ_stop_it():
