@@ -382,9 +382,10 @@ def summarise(file: Path, figure: Path) -> None:
         if row['gain'] != '':
             gain = f'{row["gain"]:+.1f}'
             gain += f' ± {row["gain_deviation"]:.1f}' if row['gain_deviation'] != '' else ''
+        spread = f' ± {row["deviation"]:.1f}' if row['seeds'] > 1 else ''
         lines.append(
             f'| {row["labels"]} | {name} | {row["unlabelled"] or ""} | {row["seeds"]} | '
-            f'{row["mIoU"]:.1f} ± {row["deviation"]:.1f} | {gain} |'
+            f'{row["mIoU"]:.1f}{spread} | {gain} |'
         )
     text = '\n'.join(lines) + '\n'
     file.with_name(f'{file.stem}_summary.md').write_text(text, encoding='utf-8')
