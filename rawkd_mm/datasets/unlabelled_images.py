@@ -109,7 +109,9 @@ class UnlabelledImages(BaseDataset):
             except UnreadableImageError as error:
                 if str(error) not in self._unreadable:
                     self._unreadable.add(str(error))
-                    print_log(f'{error}. Skipped (skip_unreadable=True).', 'current', logging.WARNING)
+                    print_log(
+                        f'{error}. Skipped (skip_unreadable=True).', 'current', logging.WARNING
+                    )
         raise UnreadableImageError(
             f'none of the {len(self)} images in {self.ann_file or self.data_root!r} can be read'
         )
@@ -219,7 +221,11 @@ def _listed(file: str, folder: str) -> list[str]:
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing or not paths:
         what = f'names {len(missing)} files that are not there' if paths else 'is empty'
-        few = f': {", ".join(map(repr, missing[:3]))}{", ..." if missing[3:] else ""}' if paths else ''
+        few = (
+            f': {", ".join(map(repr, missing[:3]))}{", ..." if missing[3:] else ""}'
+            if paths
+            else ''
+        )
         raise FileNotFoundError(
             f'UnlabelledImages: the list {file!r} {what}{few}. Paths are relative to '
             f'data_root={folder!r}, one a line'

@@ -42,6 +42,7 @@ class FrozenTeacher:
         absent (list[str], optional): Names of the parameters and buffers that did not come from a
             checkpoint. None, the default, if none was loaded.
         classes (Sequence[str], optional): Names of the classes that the checkpoint says it knows.
+        in_use (list[str], optional): Names of the parameters and buffers that the features need.
 
     Attributes:
         model (BaseModel): The teacher in eval mode, without gradient.
@@ -59,12 +60,14 @@ class FrozenTeacher:
         input_size: TeacherInput,
         absent: list[str] | None = None,
         classes: Sequence[str] | None = None,
+        in_use: list[str] | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.renormalize = make_renormalize(preprocessor, model.data_preprocessor)
         self.is_borrowed = False
         self.absent = absent
         self.classes = classes
+        self.in_use = in_use
         self._capture = capture
         self._compute = compute
         self._razor = razor
