@@ -117,7 +117,8 @@ def _pretrained(model: BaseModel) -> dict[str, Tensor]:
         raise CheckpointError(
             "teacher_ckpt='pretrained' is for teachers of other libraries (TimmTeacher and the "
             f'like), and the teacher is a {type(model).__name__}. Give the path or URL of its '
-            'checkpoint; model-index.yml and the metafiles of mmseg and mmdet have the URLs of published ones'
+            'checkpoint; model-index.yml and the metafiles of mmseg and mmdet have the URLs of '
+            'published ones'
         )
     return model.pretrained_weights()
 
