@@ -204,7 +204,8 @@ def _compare_with_random(model: FrozenTeacherDistill, batches: list[_Batch]) -> 
             continue
         print_log(
             f'The teacher may have random weights: {text}. Both are within {SPREAD:g} standard '
-            'deviations, and of trained networks at least one is not. ' + _ADVICE,
+            'deviations, as of random networks; of trained ones only those of very few layers, or of '
+            'very few iterations, are. ' + _ADVICE,
             'current',
             logging.WARNING,
         )
