@@ -447,6 +447,7 @@ def main(folder):
         geometry=_geometry_of_two(folder, rank),
         non_finite=_non_finite_in_one_of_two(folder, rank),
         sanity=_sanity_of_two(folder),
+        headless=_headless_teachers_of_two(folder),
         sync_bn=_sync_batchnorm_in_two_processes(folder),
     )
     torch.save(found, Path(folder) / f'rank{rank}.pth')
@@ -602,6 +603,51 @@ def _sanity_of_two(folder):
             found.append('')
         torch.distributed.barrier()
     return found
+
+
+def _headless_teachers_of_two(folder):
+    """What is told of a trained teacher without a head, of an untrained one, and of 5 images."""
+    from small_networks import own_teacher, random_state, save, trained_state
+
+    from rawkd_mm.hooks import teacher_features
+
+    found, looked_at = [], []
+    check = teacher_features._problems
+
+    def spy(images, feature, min_rank):
+        looked_at.append((len(images), feature.effective_rank, feature.mean_cosine))
+        return check(images, feature, min_rank)
+
+    teacher_features._problems = spy
+    broken = {
+        **trained_state(),
+        'layers.21.weight': trained_state()['layers.21.weight'] * float('nan'),
+    }
+    for name, state in dict(good=trained_state(), untrained=random_state(), broken=broken).items():
+        own = Path(folder) / f'{name}{os.environ["RANK"]}'
+        own.mkdir()
+        algorithm = distill(
+            pair(teacher='features[0]'),
+            student=_bn(pspnet()),
+            teacher=own_teacher(),
+            teacher_ckpt=save(state, own),
+        )
+        try:
+            run(
+                algorithm,
+                Path(folder) / f'headless_{name}',
+                hooks=[dict(type='TeacherSanityHook', images=5)],
+                iters=1,
+                **validation(batch=2),
+                **_DISTRIBUTED,
+            )
+        except ValueError as error:
+            found.append(str(error))
+        else:
+            found.append('')
+        torch.distributed.barrier()
+    teacher_features._problems = check
+    return found, looked_at
 
 
 _TEACHER = (8, 16)

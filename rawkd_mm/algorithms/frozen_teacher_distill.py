@@ -171,7 +171,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
 
         warn_of_classes(student, teacher_model)
         inherited = inherited_names(init_student or (), student, teacher_model)
-        loaded = LoadedWeights(None, None)
+        loaded = LoadedWeights()
         if teacher_ckpt:
             # A checkpoint need not have the number of batches that a norm has seen.
             needed = [n for n in inherited if not n.endswith('num_batches_tracked')]

@@ -20,6 +20,7 @@ from ..registry import type_name
 from ..training import (
     inline_models,
     is_distillation,
+    is_external_teacher,
     load_config,
     replace_sync_batchnorm,
     set_amp,
@@ -35,7 +36,7 @@ from .benchmark_setting import (
     schedule,
 )
 from .benchmark_variants import BASELINES, SETTINGS
-from .mmrazor_counterpart import as_mmrazor
+from .mmrazor_counterpart import as_mmrazor, why_no_mmrazor
 from .progress import make_progress
 from .timed_variant import TimedVariant
 
@@ -173,9 +174,19 @@ class Benchmark:
             raise BenchmarkError(f'the process that measures memory failed:\n{done.stderr[-3000:]}')
         return json.loads(done.stdout.splitlines()[-1])['megabytes']
 
+    def _possible(self, names: list) -> list:
+        """Leave out MMRazor's variant, with a note, where it cannot compute the same."""
+        if 'mmrazor' in names and is_external_teacher(self.cfg):
+            ours = self.build_variant('configured')
+            reason = why_no_mmrazor(ours.model, ours.data)
+            if reason:
+                self.notes.append(f'mmrazor is left out: {reason}')
+                names = [name for name in names if name != 'mmrazor']
+        return names
+
     def run(self, names) -> dict:
         """Measure everything; gives what --json writes."""
-        names = list(dict.fromkeys(names))
+        names = self._possible(list(dict.fromkeys(names)))
         rounds = self.options.warmup + self.options.iters
         with make_progress() as progress:
             task = progress.add_task('memory', total=len(names), note='')

@@ -43,6 +43,34 @@ def as_mmrazor(ours, config):
     return theirs
 
 
+def why_no_mmrazor(ours, data: dict) -> str | None:
+    """Tell why MMRazor's algorithm cannot compute what ours does with a teacher of another library.
+
+    Args:
+        ours (FrozenTeacherDistill): Has the teacher.
+        data (dict): Prepared images and data samples.
+
+    Returns:
+        str | None: The reason; None if it can.
+    """
+    frozen, inputs = ours.frozen_teacher, data['inputs']
+    if frozen.renormalize is not None:
+        return "its teacher gets the student's images, and this teacher takes others"
+    size = tuple(inputs.shape[2:])
+    if frozen.input_size.final_size(*size) != ours.teacher.fitting_size(*size):
+        return "its teacher gets images of the student's size, and this one has teacher_input"
+    if not isinstance(ours.distiller, FeatureDistiller):
+        return None
+    for name, pair in ours.extract_features(inputs, data.get('data_samples')).items():
+        shapes = [tuple(feature.shape[2:]) for feature in (pair.student, pair.teacher)]
+        if shapes[0] != shapes[1]:
+            return (
+                f'the features of {name!r} have the shapes {shapes[0]} and {shapes[1]}, which it does '
+                'not bring together'
+            )
+    return None
+
+
 def mmrazor_pairs(distiller) -> tuple[dict, dict]:
     """Give the recorders of a distiller's pairs and their mappings, as MMRazor wants them.
 

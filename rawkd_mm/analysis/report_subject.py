@@ -5,8 +5,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from ..registry import type_name
 from ..training import (
     is_distillation,
+    is_external_teacher,
     load_config,
     package_of,
     student_config,
@@ -135,12 +137,20 @@ class ReportSubject:
                 'The config names no weights of the teacher (model.teacher_ckpt): it is left out.'
             )
             return None
-        if '://' not in checkpoint and not Path(checkpoint).is_file():
+        is_external = is_external_teacher(self.cfg)
+        is_file = '://' not in checkpoint and not (is_external and checkpoint == 'pretrained')
+        if is_file and not Path(checkpoint).is_file():
             raise ReportError(
                 f"the teacher's weights are not there: {checkpoint!r} is no file (current folder: "
                 f'{Path.cwd()}). Give them with --teacher-ckpt PATH, or leave out what needs them '
                 'with --logs-only.'
             )
+        if is_external:
+            self.notes.append(
+                f'The teacher, {type_name(self.cfg.model.teacher.type)}, gives features and has no '
+                'head: it has no predictions and no metrics.'
+            )
+            return None
         student, teacher = (
             numbers_of_classes(make(self.cfg).model) for make in (student_config, teacher_config)
         )

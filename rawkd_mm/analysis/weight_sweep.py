@@ -100,7 +100,8 @@ def check(cfg, sweep: Sweep, with_teacher: bool = True) -> None:
                 f'{extra} too, which belong to another method. Take a config without these'
             )
         teacher = cfg.model.get('teacher_ckpt')
-        if with_teacher and teacher and '://' not in teacher and not Path(teacher).is_file():
+        is_file = teacher and teacher != 'pretrained' and '://' not in teacher
+        if with_teacher and is_file and not Path(teacher).is_file():
             raise TrainingError(
                 f'{sweep.config}: teacher_ckpt {teacher!r} is not a file (current folder: '
                 f'{os.getcwd()}). Train the teacher first, or give its weights with --cfg-options '

@@ -12,8 +12,13 @@ from torch.utils.data import DataLoader, Subset
 
 from ..algorithms import FrozenTeacherDistill
 from ..registry import HOOKS
+from ..teachers import ExternalTeacher
 from ..training.build_model import number_of_classes
 from ..training.errors import listing
+from .teacher_features import check_features
+from .wrong_teacher_error import WrongTeacherError
+
+__all__ = ['TeacherSanityHook', 'WrongTeacherError', 'check_evaluation']
 
 _ADVICE = (
     "Check that teacher_ckpt belongs to the teacher's config and dataset, and its data_preprocessor "
@@ -22,13 +27,12 @@ _ADVICE = (
 )
 
 
-class WrongTeacherError(ValueError):
-    """The teacher is not what the config says; the message has the numbers."""
-
-
 @HOOKS.register_module()
 class TeacherSanityHook(Hook):
     """Evaluates the frozen teacher before the first iteration, and stops if it is far too bad.
+
+    A teacher of another library (:class:`ExternalTeacher`) has no head and predicts nothing. Its
+    weights and its features are checked instead, see below.
 
     It runs on the validation images of the config, or the first of them, through the evaluator of
     the config, and its images are made as in the training: by the student's data_preprocessor, and
@@ -43,12 +47,31 @@ class TeacherSanityHook(Hook):
     does not repeat it, and ``tools/train.py --student-alone`` leaves it out. A teacher with random
     weights (``allow_random_teacher=True``) is not evaluated; the log says so.
 
+    A teacher without a head stops the training, and the message has the numbers,
+
+    - if its weights were never trained: if all norms that run, and the biases, are as they were
+      initialised (:func:`rawkd_mm.teachers.initial_vectors`);
+    - if one of its features is not finite, is the same at all positions of each image, or is the same
+      for all images. Images that are so themselves do not count;
+    - if the effective rank of a feature is below ``min_rank``: the participation ratio of the
+      covariance of its channels in float64 (:func:`rawkd_mm.teachers.participation_ratio`).
+
+    The log has a warning if the features are like those of random weights. They are compared with
+    those of 9 copies whose weights are the same numbers in random order, on the first 8 images (of each
+    process), by the logarithms of the effective rank and of the mean cosine between the features of
+    any two positions. Of random weights, no number tells them from the copies but by chance
+    (:func:`rawkd_mm.teachers.shuffled_weights`). The warning comes if both numbers are within 4 standard
+    deviations of the copies'. How sure that is: docs/checks.md. The images are those of the validation;
+    without one, those of the training.
+
     Args:
         images (int, optional): How many images, from the first on; None for all. Defaults to 64.
         expected (dict[str, float], optional): Metrics by the evaluator's own names and in its own
             unit: ``dict(mIoU=79.76)`` of mmseg, ``{'coco/bbox_mAP': 0.41}`` of mmdet. Without it the
             metrics are only logged.
         fraction (float): Below this share of an expected metric the training stops. Defaults to 0.5.
+        min_rank (float): For a teacher without a head: below this effective rank of a feature the
+            training stops. With few channels, half of them counts if it is less. Defaults to 1.1.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -64,6 +87,7 @@ class TeacherSanityHook(Hook):
         images: int | None = 64,
         expected: dict[str, float] | None = None,
         fraction: float = 0.5,
+        min_rank: float = 1.1,
     ) -> None:
         if images is not None and images < 1:
             raise ValueError(f'images must be at least 1, or None for all, got {images}')
@@ -72,17 +96,21 @@ class TeacherSanityHook(Hook):
         bad = {k: v for k, v in (expected or {}).items() if not v > 0}
         if bad:
             raise ValueError(f'expected metrics must be above 0, got {bad}')
+        if not min_rank >= 0:
+            raise ValueError(f'min_rank must be at least 0, got {min_rank}')
         self.images = images
+        self.min_rank = min_rank
         self.expected = dict(expected or {})
         self.fraction = fraction
 
     def before_train(self, runner: Runner) -> None:
-        """Evaluate the teacher, unless the training is resumed.
+        """Evaluate the teacher, or check its features, unless the training is resumed.
 
         Raises:
             TypeError: If the model is no ``FrozenTeacherDistill``.
             WrongTeacherError: If the teacher cannot be evaluated here, or a metric is below the
-                stated share of the expected one.
+                stated share of the expected one; if a teacher without a head or its features are
+                wrong.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if not isinstance(model, FrozenTeacherDistill):
@@ -100,6 +128,9 @@ class TeacherSanityHook(Hook):
             )
             return
         loader = getattr(runner.val_loop, 'dataloader', None)
+        if isinstance(model.teacher, ExternalTeacher):
+            self._check_features(runner, model, loader)
+            return
         if not isinstance(loader, DataLoader):
             raise WrongTeacherError(
                 'TeacherSanityHook needs a validation to evaluate the teacher with: give the config '
@@ -108,6 +139,20 @@ class TeacherSanityHook(Hook):
         check_evaluation(model, loader.dataset, 'TeacherSanityHook', 'leave out the hook')
         metrics, count = self._evaluate(runner, model, loader)
         self._judge(metrics, count, len(loader.dataset))
+
+    def _check_features(
+        self, runner: Runner, model: FrozenTeacherDistill, loader: DataLoader | None
+    ) -> None:
+        if self.expected:
+            raise WrongTeacherError(
+                f'TeacherSanityHook: expected={self.expected}, and a {type(model.teacher).__name__} has '
+                'no head that predicts anything. Leave out expected: its features are checked instead'
+            )
+        which = 'validation'
+        if not isinstance(loader, DataLoader):
+            loader, which = runner.train_dataloader, 'training'
+        count = min(self.images or len(loader.dataset), len(loader.dataset))
+        check_features(model, loader, which, count, self.min_rank)
 
     def _evaluate(
         self, runner: Runner, model: FrozenTeacherDistill, loader: DataLoader
@@ -178,12 +223,18 @@ def check_evaluation(
         instead (str): What one can do without it, for the messages.
 
     Raises:
-        WrongTeacherError: If parts of the teacher are random, or it has another number of classes.
+        WrongTeacherError: If it has no head, parts of it are random, or it has another number of
+            classes.
 
     Warns:
         In the log, if its classes have other names.
     """
     teacher = model.frozen_teacher
+    if isinstance(model.teacher, ExternalTeacher):
+        raise WrongTeacherError(
+            f'{who}: the teacher, a {type(model.teacher).__name__}, gives features and has no head that '
+            f'predicts anything, so that it cannot be evaluated: {instead}.'
+        )
     # only the training of a segmentor runs its auxiliary heads
     random = [n for n in teacher.absent or () if not n.startswith('auxiliary_head.')]
     if random:

@@ -37,8 +37,8 @@ class SingleTeacherDistillValLoop(_RazorsLoop):
             a ``teacher_precision``. Defaults to False.
 
     Raises:
-        WrongTeacherError: When it is built, if parts of the teacher are random or it has another
-            number of classes than the data set.
+        WrongTeacherError: When it is built, if parts of the teacher are random, it has another
+            number of classes than the data set, or it has no head (one of another library).
     """
 
     def __init__(

@@ -2,22 +2,29 @@
 
 from . import external
 from .external import ExternalTeacher, teacher_from_name
+from .feature_summary import FeatureSummary, ImageSummary, participation_ratio
 from .frozen_teacher import FrozenTeacher, build_teacher
 from .images import make_renormalize
 from .input_size import TeacherInput
 from .speed import PRECISIONS, TeacherCompute
+from .untrained import initial_vectors, shuffled_weights
 from .weights import LoadedWeights, load_teacher
 
 __all__ = [
     'PRECISIONS',
     'ExternalTeacher',
+    'FeatureSummary',
     'FrozenTeacher',
+    'ImageSummary',
     'LoadedWeights',
     'TeacherCompute',
     'TeacherInput',
     'build_teacher',
     'external',
+    'initial_vectors',
     'load_teacher',
     'make_renormalize',
+    'participation_ratio',
+    'shuffled_weights',
     'teacher_from_name',
 ]

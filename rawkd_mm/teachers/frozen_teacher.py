@@ -42,11 +42,13 @@ class FrozenTeacher:
         absent (list[str], optional): Names of the parameters and buffers that did not come from a
             checkpoint. None, the default, if none was loaded.
         classes (Sequence[str], optional): Names of the classes that the checkpoint says it knows.
+        in_use (list[str], optional): Names of the parameters and buffers that the features need.
 
     Attributes:
         model (BaseModel): The teacher in eval mode, without gradient.
         is_borrowed (bool): Whether the model belongs to the object that this is a copy of.
         renormalize (Renormalize | None): Makes the teacher's images from the student's.
+        input_size (TeacherInput): At which size it sees them.
     """
 
     def __init__(
@@ -59,16 +61,18 @@ class FrozenTeacher:
         input_size: TeacherInput,
         absent: list[str] | None = None,
         classes: Sequence[str] | None = None,
+        in_use: list[str] | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.renormalize = make_renormalize(preprocessor, model.data_preprocessor)
         self.is_borrowed = False
         self.absent = absent
         self.classes = classes
+        self.in_use = in_use
         self._capture = capture
         self._compute = compute
         self._razor = razor
-        self._input_size = input_size
+        self.input_size = input_size
 
     def __deepcopy__(self, memo: dict) -> 'FrozenTeacher':
         # A copy of the algorithm (EMA) has its own distiller, but the model never changes.
@@ -124,7 +128,7 @@ class FrozenTeacher:
             self.model.eval()
         student_dtype = inputs.dtype  # of a student that was cast, where it is not the teacher's
         images = self._images(inputs, data_samples)
-        data_samples = self._input_size.samples(data_samples, inputs.shape[2:])
+        data_samples = self.input_size.samples(data_samples, inputs.shape[2:])
         device_type = images.device.type
         with (
             self._razor.record(self.model, self.is_borrowed),
@@ -140,7 +144,7 @@ class FrozenTeacher:
                         self.model, images, data_samples, self._capture, self._razor
                     )
         features = {
-            source: self._input_size.crop(feature, source.text, inputs.shape[2:])
+            source: self.input_size.crop(feature, source.text, inputs.shape[2:])
             for source, feature in features.items()
         }
         if not self._compute.changes_features and student_dtype == images.dtype:
@@ -156,7 +160,7 @@ class FrozenTeacher:
         """Make the teacher's images from the student's."""
         if self.renormalize is not None:
             inputs = self.renormalize(inputs, data_samples)
-        inputs = self._input_size.apply(inputs, data_samples)
+        inputs = self.input_size.apply(inputs, data_samples)
         if self._compute.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return inputs.to(self.dtype)

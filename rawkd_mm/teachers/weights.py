@@ -25,10 +25,12 @@ class LoadedWeights(NamedTuple):
             in the checkpoint or did not fit; they stay random, and the distillation does not use
             them.
         classes (Sequence[str] | None): Names of the classes that the checkpoint says it knows.
+        in_use (list[str] | None): Names in ``model.state_dict()`` of what the distillation uses.
     """
 
-    absent: list[str]
-    classes: Sequence[str] | None
+    absent: list[str] | None = None
+    classes: Sequence[str] | None = None
+    in_use: list[str] | None = None
 
 
 def load_teacher(model: BaseModel, filename: str, needed: Sequence[str]) -> LoadedWeights:
@@ -50,6 +52,7 @@ def load_teacher(model: BaseModel, filename: str, needed: Sequence[str]) -> Load
             buffer that is needed is missing or has another shape, lists all of them.
     """
     is_external = isinstance(model, ExternalTeacher)
+    in_use = list(needed)
     if filename == 'pretrained':
         checkpoint = saved = _pretrained(model)
         where = ''
@@ -106,7 +109,7 @@ def load_teacher(model: BaseModel, filename: str, needed: Sequence[str]) -> Load
     )
     if is_external:
         absent = [whole.weights_prefix + name for name in absent]
-    return LoadedWeights(absent, classes)
+    return LoadedWeights(absent, classes, in_use)
 
 
 def _pretrained(model: BaseModel) -> dict[str, Tensor]:

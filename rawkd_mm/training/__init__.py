@@ -13,6 +13,7 @@ from .config import (
 from .model_config import (
     inline_models,
     is_distillation,
+    is_external_teacher,
     make_paths_relative,
     package_of,
     resolve_model,
@@ -43,6 +44,7 @@ __all__ = [
     'class_names',
     'inline_models',
     'is_distillation',
+    'is_external_teacher',
     'join_imports',
     'leave_processes',
     'load_all_weights',

@@ -9,13 +9,14 @@ from mmengine.hooks import Hook
 from mmengine.hub import get_config
 from mmengine.registry import HOOKS
 
-from ..registry import find_type, type_name
+from ..registry import MODELS, find_type, type_name
 from .errors import UsageError
 from .text_config import add_imports, name_types
 
 __all__ = [
     'inline_models',
     'is_distillation',
+    'is_external_teacher',
     'make_paths_relative',
     'package_of',
     'remove_pretrained',
@@ -32,6 +33,20 @@ def is_distillation(cfg: Config) -> bool:
     """Tell whether a config's model is a distillation: a student with a teacher or a distiller."""
     model = cfg.get('model') or {}
     return 'architecture' in model and ('distiller' in model or 'teacher' in model)
+
+
+def is_external_teacher(cfg: Config) -> bool:
+    """Tell whether a distillation's teacher is of another library: it gives features and has no head.
+
+    Args:
+        cfg (Config): A distillation, see :func:`is_distillation`.
+
+    Returns:
+        bool: False of a config without teacher.
+    """
+    teacher = cfg.model.get('teacher') or {}
+    kind = find_type(teacher['type'], MODELS, teacher.get('_scope_')) if 'type' in teacher else None
+    return getattr(kind, 'gives_features', False)
 
 
 def package_of(cfg: Config) -> str | None:
@@ -154,12 +169,12 @@ def teacher_config(cfg: Config) -> Config:
 
     Returns:
         Config: A copy, in which ``model`` is the teacher with its own data_preprocessor, or where
-        it has none with the student's.
+        it has none with the student's. One of another library makes its own.
     """
     preprocessor = student_config(cfg).model.get('data_preprocessor')
     cfg = copy.deepcopy(cfg)
     teacher, imports = _resolve(cfg.model.teacher)
-    if preprocessor is not None:
+    if preprocessor is not None and not is_external_teacher(cfg):
         teacher.setdefault('data_preprocessor', preprocessor)
     cfg.model = teacher
     add_imports(cfg, imports)

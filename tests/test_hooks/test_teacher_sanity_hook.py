@@ -6,14 +6,17 @@ import re
 
 import pytest
 import torch
-from helpers import build, distill, pspnet, retinanet, run, teachers, validation
+from helpers import build, distill, pair, pspnet, retinanet, run, teachers, validation
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import _load_checkpoint
+from small_networks import IMAGENET, EightConvs, own_teacher, random_state, save, trained_state
+from torch import nn
 
 from rawkd_mm.hooks import TeacherSanityHook, WrongTeacherError
+from rawkd_mm.teachers import initial_vectors, participation_ratio, shuffled_weights
 
 EXPECTED = dict(mIoU=100.0)
 
@@ -195,6 +198,7 @@ def test_distillation_is_needed(tmp_path):
         (dict(images=0), 'at least 1, or None for all, got 0'),
         (dict(fraction=0), 'above 0 and at most 1, got 0'),
         (dict(fraction=1.5), 'above 0 and at most 1, got 1.5'),
+        (dict(min_rank=-1), 'min_rank must be at least 0, got -1'),
         (dict(expected=dict(mIoU=0.0)), "must be above 0, got {'mIoU': 0.0}"),
     ],
 )
@@ -209,6 +213,264 @@ def test_two_processes_evaluate_together(two_processes):
     assert good == ''
     assert 'the first 5 of 8 validation images: mIoU' in wrong and 'below 0.5' in wrong
     assert two_processes[1]['sanity'] == [good, wrong]
+
+
+# Teachers without a head
+
+
+def headless(tmp_path, state=None, end='', **kwargs):
+    """A distillation from a network of one's own."""
+    state = trained_state() if state is None else state
+    given = dict(teacher=own_teacher(end=end), teacher_ckpt=save(state, tmp_path))
+    return distill(pair(teacher='features[0]'), **{**given, **kwargs})
+
+
+def check(tmp_path, algorithm, given=None, **kwargs):
+    """Train an iteration with the hook."""
+    return train(tmp_path / 'run', algorithm, given=given, **{'expected': None, **kwargs})
+
+
+def numbers(state, count):
+    """Effective rank and mean cosine, from the eigenvalues and from all pairs of positions."""
+    from helpers import RandomScenes
+
+    network, columns = EightConvs().eval(), []
+    network.load_state_dict(state)
+    for i in range(count):
+        # the student's preprocessor swaps the channels of BGR images, the teacher's too
+        image = RandomScenes()[i]['inputs'].flip(0).float() / 255
+        image = image - torch.tensor(IMAGENET['mean']).view(3, 1, 1)
+        image = image / torch.tensor(IMAGENET['std']).view(3, 1, 1)
+        with torch.no_grad():
+            columns.append(network(image[None])[0].flatten(1).double())
+    columns = torch.cat(columns, 1)
+    eigenvalues = torch.linalg.eigvalsh(torch.cov(columns, correction=0))
+    units = nn.functional.normalize(columns, dim=0)
+    return float(eigenvalues.sum() ** 2 / eigenvalues.square().sum()), float(
+        (units.T @ units).mean()
+    )
+
+
+def described(log):
+    """Effective rank and mean cosine as the log has them."""
+    (line,) = [line for line in log if 'has 16 channels, effective rank' in line]
+    return line, [float(x) for x in re.findall(r'(?:rank|cosine) ([\d.]+)', line)]
+
+
+@pytest.mark.parametrize('given', ['validation', 'training'])
+def test_features_of_a_trained_teacher(tmp_path, log, given):
+    algorithm = headless(tmp_path)
+    runner = check(tmp_path, algorithm, images=5, given=None if given == 'validation' else {})
+    assert runner.iter == 1
+    line, found = described(log)
+    assert line.startswith(f'The teacher on 5 {given} images: features[0] has 16 channels')
+    assert found == pytest.approx(numbers(trained_state(), 5), rel=6e-3), 'three digits'
+    (line,) = [line for line in log if 'copies of the teacher with shuffled weights' in line]
+    assert line.startswith('The teacher is none with random weights: features[0]: effective rank')
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_weights_that_were_never_trained(tmp_path, seed):
+    with pytest.raises(
+        WrongTeacherError, match='were never trained: all of its 32 vectors'
+    ) as error:
+        check(tmp_path, headless(tmp_path, random_state(seed)))
+    assert 'network.layers.1.weight' in str(error.value)
+    assert 'Give the checkpoint of a trained teacher' in str(error.value)
+
+
+def test_features_like_those_of_random_weights(tmp_path, log):
+    """What a step of a training changes of norms and biases does not hide it."""
+    check(tmp_path, headless(tmp_path, random_state(touched=True)))
+    (line,) = [line for line in log if 'may have random weights' in line]
+    assert 'Both are within 4 standard deviations' in line and 'Check that teacher_ckpt' in line
+
+
+def broken(name, change):
+    """Trained weights with another value of one parameter."""
+    state = trained_state()
+    return {**state, name: change(state[name].clone())}
+
+
+def one_nan(weight):
+    weight[0] = float('nan')
+    return weight
+
+
+@pytest.mark.parametrize(
+    ('state', 'end', 'message'),
+    [
+        (lambda: broken('layers.22.weight', one_nan), '', r'64 of its 1024 values are NaN .*, in 4'),
+        (trained_state, 'flat', r'it is the same at all positions of each image\.'),
+        (trained_state, 'map', r'it is the same for all images\.'),
+        (lambda: broken('layers.22.weight', torch.zeros_like), '', r'the same for all images'),
+        (trained_state, 'line', r'its 16 channels have the effective rank 1, below 1.1 \(min_rank\)'),
+    ],
+)  # fmt: skip
+def test_wrong_features(tmp_path, state, end, message):
+    algorithm = headless(tmp_path, state(), end)
+    with pytest.raises(WrongTeacherError, match=message) as error:
+        check(tmp_path, algorithm)
+    assert str(error.value).startswith('the teacher on 4 validation images: features[0]: ')
+    assert 'mean, std, max_value, channel_order' in str(error.value)
+
+
+def test_floor_of_the_rank(tmp_path):
+    assert check(tmp_path, headless(tmp_path, end='line'), min_rank=0.9).iter == 1
+    with pytest.raises(WrongTeacherError, match=r'below 8 \(min_rank\)'):  # half the channels
+        check(tmp_path, headless(tmp_path), min_rank=15)
+
+
+def test_features_are_not_evaluated(tmp_path):
+    with pytest.raises(WrongTeacherError, match='a TorchTeacher has no head .* Leave out expected'):
+        train(tmp_path, headless(tmp_path))
+
+
+def test_random_teacher_without_a_head_is_not_checked(tmp_path, log):
+    algorithm = distill(pair(teacher='features[0]'), teacher=own_teacher())
+    assert check(tmp_path, algorithm).iter == 1
+    assert any('no checkpoint was loaded into the teacher' in line for line in log)
+    assert not any('effective rank' in line for line in log)
+
+
+def test_checking_features_changes_nothing(tmp_path):
+    """Neither the training nor the teacher, bit by bit; its random numbers are its own."""
+    weights, drawn = [], []
+
+    class Draw(Hook):
+        priority = 'VERY_LOW'
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            drawn.append(torch.rand(()).item())
+            modes.append([m.training for m in runner.model.modules()])
+
+    modes = []
+    for name, hook in (('with', dict(type='TeacherSanityHook')), ('without', None)):
+        algorithm = headless(tmp_path)
+        run(
+            algorithm,
+            tmp_path / name,
+            iters=2,
+            hooks=[Draw(), *filter(None, [hook])],
+            **validation(),
+        )
+        weights.append({**algorithm.state_dict(), **algorithm.teacher.state_dict()})
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert drawn[:2] == drawn[2:] and modes[:2] == modes[2:]
+
+
+def test_features_are_not_checked_again_when_resumed(tmp_path, log):
+    check(tmp_path, headless(tmp_path))
+    given = dict(validation(), resume=True)
+    hook = dict(type='TeacherSanityHook')
+    run(headless(tmp_path, random_state()), tmp_path / 'run', iters=2, hooks=[hook], **given)
+    described(log)
+
+
+def test_two_processes_check_features_together(two_processes):
+    """5 images, of which one process has 3 and the other 2, and none twice."""
+    (good, untrained, wrong), looked_at = two_processes[0]['headless']
+    assert good == '' and 'were never trained' in untrained
+    assert 'the teacher on 5 validation images: features[0]: 1280 of its 1280 values' in wrong
+    assert looked_at[0][0] == 5
+    assert looked_at[0][1:] == pytest.approx(numbers(trained_state(), 5), rel=1e-4)
+    for messages, seen in (process['headless'] for process in two_processes):
+        assert messages == [good, untrained, wrong] and seen[0] == looked_at[0]
+
+
+def test_participation_ratio():
+    rows = torch.randn(50, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    covariance = torch.cov(rows.T)
+    eigenvalues = torch.linalg.eigvals(covariance).real
+    expected = float(eigenvalues.sum() ** 2 / eigenvalues.square().sum())
+    assert participation_ratio(covariance) == pytest.approx(expected, rel=1e-12)
+    assert participation_ratio(torch.eye(9)) == 9 and participation_ratio(torch.zeros(3, 3)) == 0
+
+
+def state_names(model):
+    return [name for name in model.state_dict() if 'num_batches' not in name]
+
+
+def convs(bias, *more):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), *more, nn.Conv2d(8, 8, 3))
+    if bias is not None:
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.constant_(module.bias, bias)
+    return model
+
+
+@pytest.mark.parametrize(
+    ('model', 'change', 'vectors'),
+    [
+        (convs(None, nn.BatchNorm2d(8)), None, 4),
+        (convs(0.0, nn.BatchNorm2d(8)), None, 4),
+        (convs(None, nn.GroupNorm(2, 8)), None, 2),
+        (convs(None, nn.BatchNorm2d(8, affine=False)), None, 2),
+        (convs(None, nn.BatchNorm2d(8)), '1.bias', 0),
+        (convs(None, nn.BatchNorm2d(8)), '1.running_mean', 0),
+        # a norm that was merged into its convolution, and left as an identity
+        (convs(None, nn.BatchNorm2d(8)), '0.bias', 0),
+        # without norms the biases tell it if they are all the same
+        (convs(0.0), None, 2),
+        (convs(0.0), '1.bias', 0),
+        (convs(None), None, 0),
+        (nn.Conv2d(3, 8, 3, bias=False), None, 0),
+    ],
+)
+def test_vectors_of_an_initialisation(model, change, vectors):
+    if change is not None:
+        kept = model.state_dict()[change]
+        with torch.no_grad():
+            kept[0] += 1
+    assert len(initial_vectors(model, state_names(model))) == vectors
+
+
+def test_what_does_not_run_does_not_count():
+    model = convs(None, nn.BatchNorm2d(8))
+    with torch.no_grad():
+        model[2].bias += 1
+    assert not initial_vectors(model, state_names(model))
+    in_use = [name for name in state_names(model) if not name.startswith('2.')]
+    assert initial_vectors(model, in_use) == [
+        '1.weight',
+        '1.bias',
+        '1.running_mean',
+        '1.running_var',
+    ]
+
+
+@pytest.mark.parametrize('name', ['resnet', 'vit', 'convnext', 'efficientnet', 'nfnet'])
+def test_initialisations_of_timm(name):
+    timm = pytest.importorskip('timm')
+    model = timm.create_model(f'test_{name}')
+    assert initial_vectors(model, state_names(model))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    size = timm.data.resolve_model_data_config(model)['input_size']
+    model(torch.randn(2, *size)).square().mean().backward()
+    optimizer.step()
+    assert not initial_vectors(model, state_names(model)), 'one step is seen'
+
+
+def test_shuffled_weights():
+    model = EightConvs()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state, shuffled = torch.random.get_rng_state(), []
+    for seed in (0, 0, 1):
+        with shuffled_weights(model, seed):
+            shuffled.append({name: value.clone() for name, value in model.state_dict().items()})
+    with pytest.raises(RuntimeError, match='meanwhile'), shuffled_weights(model, 2):
+        raise RuntimeError('meanwhile')
+    assert torch.equal(torch.random.get_rng_state(), state)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before), 'bit by bit'
+    name = 'layers.3.weight'
+    assert torch.equal(shuffled[0][name], shuffled[1][name])
+    assert not torch.equal(shuffled[0][name], shuffled[2][name])
+    assert not torch.equal(shuffled[0][name], before[name])
+    values = [x[name].flatten().sort().values for x in (shuffled[0], before)]
+    assert torch.equal(*values)
 
 
 # Detectors
