@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import (
-    BOTTLENECK,
     bitwise_equal,
     build,
     count_runs,
@@ -28,6 +27,7 @@ from small_networks import own_teacher, save, trained_state
 
 from rawkd_mm.analysis.benchmark import Benchmark, BenchmarkOptions
 from rawkd_mm.analysis.report import ReportError, write_report
+from rawkd_mm.analysis.weight_sweep import Sweep, TrainingError, check
 from rawkd_mm.hooks import WrongTeacherError
 from rawkd_mm.loops import SingleTeacherDistillValLoop
 from rawkd_mm.training import load_config, teacher_config
@@ -299,22 +299,9 @@ def test_sweep_and_its_figures(project):
     assert (project.folder / 'geometry.svg').is_file()
 
 
-def test_sweep_with_the_librarys_weights():
+def test_sweep_with_the_librarys_weights(folder):
     """'pretrained' is no file that must be there."""
-    from mmengine.config import Config
-
-    from rawkd_mm.analysis.weight_sweep import Sweep, TrainingError, check
-
-    distiller = dict(
-        type='FeatureDistiller', pairs=[dict(student=BOTTLENECK, teacher='features[0]')]
-    )
-    hooks = [dict(type='FeatureGeometryHook')]
     sweep = Sweep('external.py', 'cad', [1.0], [0], 'mIoU', Path('sweep'))
-    for weights, is_fine in (('pretrained', True), ('gone.pth', False)):
-        model = dict(distiller=distiller, teacher_ckpt=weights)
-        cfg = Config(dict(model=model, custom_hooks=hooks, val_evaluator=dict(type='IoUMetric')))
-        if is_fine:
-            check(cfg, sweep)
-        else:
-            with pytest.raises(TrainingError, match='is not a file'):
-                check(cfg, sweep)
+    check(load_config('external.py', {'model.teacher_ckpt': 'pretrained'}), sweep)
+    with pytest.raises(TrainingError, match="'gone.pth' is not a file"):
+        check(load_config('external.py', {'model.teacher_ckpt': 'gone.pth'}), sweep)
