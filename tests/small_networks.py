@@ -14,17 +14,18 @@ class EightConvs(nn.Module):
     """A map of 16 channels at an eighth of the size; ``end`` changes what comes out.
 
     Args:
+        halvings (int): How often the size is halved.
         end (str): '', 'flat' for the mean over all positions, 'map' for a map that does not depend on
             the image, 'line' for 16 multiples of one channel.
     """
 
     images = IMAGENET
 
-    def __init__(self, end=''):
+    def __init__(self, end='', halvings=3):
         super().__init__()
         layers = []
         for i in range(8):
-            conv = nn.Conv2d(16 if i else 3, 16, 3, 2 if i < 3 else 1, 1)
+            conv = nn.Conv2d(16 if i else 3, 16, 3, 2 if i < halvings else 1, 1)
             layers += [conv, nn.BatchNorm2d(16), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
         self.end = end
