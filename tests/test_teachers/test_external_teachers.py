@@ -3,9 +3,11 @@
 No hub is reached: the weights are files that the libraries have saved.
 """
 
+import io
 import os
 import pickle
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -250,6 +252,15 @@ def test_maps_among_what_a_module_gives():
     assert [tuple(found.shape[1:]) for found in maps(teacher)] == [(8, 24, 40), (16, 12, 20)]
 
 
+def export(net, path):
+    if torch.__version__ < '2.4':
+        pytest.skip('torch.export came later')
+    sides = {2: 4 * torch.export.Dim('rows'), 3: 4 * torch.export.Dim('columns')}
+    shapes = ({0: torch.export.Dim('batch'), **sides},)
+    program = torch.export.export(net, (torch.randn(2, 3, 64, 64),), dynamic_shapes=shapes)
+    torch.export.save(program, path)
+
+
 @pytest.mark.parametrize('kind', ['script', 'export'])
 def test_files_of_torch(tmp_path, kind):
     torch.manual_seed(2)
@@ -259,12 +270,7 @@ def test_files_of_torch(tmp_path, kind):
     if kind == 'script':
         torch.jit.script(net).save(path)
     else:
-        if not hasattr(torch.export, 'Dim') or torch.__version__ < '2.4':
-            pytest.skip('torch.export came later')
-        sides = {2: 4 * torch.export.Dim('rows'), 3: 4 * torch.export.Dim('columns')}
-        x = torch.randn(2, 3, 64, 64)
-        shapes = ({0: torch.export.Dim('batch'), **sides},)
-        torch.export.save(torch.export.export(net, (x,), dynamic_shapes=shapes), path)
+        export(net, path)
     config = dict(type='TorchTeacher', file=path, images=IMAGES)
     algorithm = distill_with(config, teacher_ckpt='pretrained').train()
     x = torch.randn(3, 3, 48, 80)
@@ -297,7 +303,11 @@ def test_a_student_learns(config):
 
 @pytest.mark.parametrize(
     ('config', 'feature', 'last'),
-    [(VIT, 'features[0]', 'blocks.2'), (CONVNEXT, 'network.stages.1', 'stages.1')],
+    [
+        (VIT, 'features[0]', 'blocks.2'),
+        ({**VIT, 'out_indices': (0,)}, 'features[0]', 'blocks.0'),
+        (CONVNEXT, 'network.stages.1', 'stages.1'),
+    ],
 )
 def test_the_teacher_runs_no_further_than_its_last_feature(config, feature, last):
     algorithm = distill_with(config, feature)
@@ -306,7 +316,8 @@ def test_the_teacher_runs_no_further_than_its_last_feature(config, feature, last
         module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
     algorithm.frozen_teacher.extract_features(images())
     assert any(name.startswith(last) for name in ran)
-    assert not any(name.startswith(('head', 'fc', 'stages.2', 'stages.3')) for name in ran)
+    behind = ('head', 'fc', 'stages.2', 'stages.3', *(['blocks.1'] if last == 'blocks.0' else []))
+    assert not any(name.startswith(behind) for name in ran)
 
 
 def test_several_features_beside_each_other():
@@ -590,6 +601,25 @@ def test_a_pickle_does_not_run(tmp_path, monkeypatch, config):
     with pytest.raises(UsageError, match=r'w\.pt2'):
         make(dict(type='TorchTeacher', file=str(tmp_path / 'w.pt2'), images=IMAGES))
     assert not target.exists()
+
+
+def test_a_pickle_in_an_exported_program_does_not_run(tmp_path, monkeypatch):
+    # torch.export.load itself runs it: where weights_only fails, it loads everything
+    export(build_small_net().eval(), str(tmp_path / 'good.pt2'))
+    monkeypatch.setenv('RAWKD_TEST_ATTACK', str(tmp_path / 'was_run'))
+    attack = io.BytesIO()
+    torch.save(dict(a=Attack()), attack)
+    with (
+        zipfile.ZipFile(tmp_path / 'good.pt2') as good,
+        zipfile.ZipFile(tmp_path / 'bad.pt2', 'w') as bad,
+    ):
+        names = [name for name in good.namelist() if name.endswith('.pt')]
+        assert names
+        for name in good.namelist():
+            bad.writestr(name, attack.getvalue() if name in names else good.read(name))
+    with pytest.raises(UsageError, match='may run any code'):
+        make(dict(type='TorchTeacher', file=str(tmp_path / 'bad.pt2'), images=IMAGES))
+    assert not (tmp_path / 'was_run').exists()
 
 
 def test_real_weights_that_a_package_ships():

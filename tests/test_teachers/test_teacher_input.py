@@ -78,6 +78,13 @@ def test_resized_images(setting, size, expected):
     assert found.shape[2:] == tuple(side // 16 for side in expected)
 
 
+def test_images_of_a_teacher_that_is_called_by_itself():
+    teacher = of_patches().teacher
+    x = big(50, 70)
+    resized = F.interpolate(x, (64, 80), mode='bilinear', align_corners=False, antialias=True)
+    assert torch.equal(teacher(x)[0], teacher.network(resized))
+
+
 def test_a_teacher_of_mmseg_sees_larger_images_too():
     plain = distill(pair(PATH), seed=2)
     larger = distill(pair(PATH), seed=2, teacher_input=dict(scale=2))
