@@ -18,7 +18,8 @@ PATCHES = dict(type='TorchTeacher', factory=f'{__name__}.build_patches', images=
 
 def build_patches():
     net = nn.Conv2d(3, 4, 16, stride=16)
-    nn.init.normal_(net.weight, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(net.weight.shape, generator=torch.Generator().manual_seed(0))
+    net.weight.data.copy_(weight)
     return net
 
 
