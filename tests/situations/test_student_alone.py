@@ -67,6 +67,7 @@ def test_hooks_with_their_settings():
 # which of ours a student alone has no use for
 ABOUT_DISTILLATION = {
     'FeatureGeometryHook', 'TeacherSanityHook', 'StopDistillHook', 'RazorVisualizationHook',
+    'UnlabelledImagesHook',
 }  # fmt: skip
 
 
