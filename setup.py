@@ -63,6 +63,8 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     license_files=['LICENSE'],
+    py_modules=['rawkd'],  # the command; its docstring says why it is not in the package
+    entry_points={'console_scripts': ['rawkd = rawkd:main']},
     packages=find_packages(include=['rawkd_mm', 'rawkd_mm.*']),
     package_data={'rawkd_mm.analysis': ['*.jinja', '*.json']},
     cmdclass={'build_py': BuildWithMim},

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / 'rawkd_mm'
 # From the bottom to the top; parts of one layer do not import each other.
 LAYERS = [
-    {'compat', 'version'},
+    {'compat', 'version', 'zoo'},
     {'registry', 'reductions'},
     {'functional', 'features', 'connectors'},
     {'losses', 'training'},

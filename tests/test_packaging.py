@@ -59,8 +59,9 @@ def test_wheel_has_every_module_and_mim(wheel):
     expected = files_below('configs') | files_below('tools') | {'model-index.yml'}
     shipped = {name.removeprefix('rawkd_mm/.mim/') for name in names if '/.mim/' in name}
     assert shipped == expected
-    others = {name.split('/')[0] for name in names} - {'rawkd_mm'}
+    others = {name.split('/')[0] for name in names} - {'rawkd_mm', 'rawkd.py'}
     assert len(others) == 1 and others.pop().endswith('.dist-info'), 'stray top-level package'
+    assert 'rawkd.py' in names
 
 
 def test_wheel_has_no_leftovers_of_an_earlier_build(source, wheel, tmp_path):

@@ -4,14 +4,20 @@ import argparse
 import os
 from pathlib import Path
 
-import _package  # noqa: F401 (a checkout's tools belong to the checkout's package)
+import _package  # a checkout's tools belong to the checkout's package
 from mmengine.config import DictAction
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+def make_plain_parser(description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=_package.program(),
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    parser = make_plain_parser(description)
     parser.add_argument('config', metavar='CONFIG', help='path of a config file')
     return parser
 

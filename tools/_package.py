@@ -16,6 +16,15 @@ else:  # installed: this file is rawkd_mm/.mim/tools/_package.py
     PACKAGE = _ABOVE[2]
 
 
+def program() -> str | None:
+    """Give what a tool calls itself in its help: 'rawkd train' if that command (rawkd.py) runs it.
+
+    Returns:
+        str | None: None where the script was started itself: the parser takes the script's name.
+    """
+    return getattr(sys.modules['__main__'], 'RAWKD_PROGRAM', None)
+
+
 def load_module(name: str) -> ModuleType:
     """Load one module of the package by its path.
 

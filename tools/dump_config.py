@@ -25,42 +25,24 @@ def main() -> None:
         parser.error(f'{args.out!r} exists. Choose another name, or overwrite it with --force')
 
     # see train.py
-    from mmengine.config import Config
-
     from rawkd_mm.training import (
         UsageError,
-        add_imports,
-        inline_models,
-        load_config,
-        make_paths_relative,
         package_of,
-        refuse_what_is_no_text,
+        read_self_contained,
+        write_self_contained,
     )
 
-    try:
-        cfg = inline_models(load_config(args.config, args.cfg_options))
-        refuse_what_is_no_text(cfg, repr(args.config))
-    except UsageError as error:
-        sys.exit(f'dump_config.py: error: {error}')
-    add_imports(cfg, dict(imports=['rawkd_mm'], allow_failed_imports=False))
     roots = [os.getcwd(), str(Path(__file__).resolve().parents[1])]
-    changed, left = make_paths_relative(cfg, roots)
-
     header = (
         f'# Written by rawkd_mm (tools/dump_config.py) from {Path(args.config).name}.\n'
         '# Needs the package rawkd_mm, nothing else of its repository. Paths are relative to the\n'
         '# folder in which the training is started.\n'
     )
-    text = header + cfg.pretty_text
     try:
-        if Config.fromstring(text, '.py').to_dict() != cfg.to_dict():
-            raise ValueError('it reads differently than it was written')
-    except Exception as error:
-        sys.exit(
-            f'dump_config.py: error: {args.config!r} cannot be written as a text config: {error}'
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding='utf-8')
+        cfg, changed, left = read_self_contained(args.config, args.cfg_options, roots)
+        write_self_contained(cfg, out, header, repr(args.config))
+    except UsageError as error:
+        sys.exit(f'dump_config.py: error: {error}')
 
     for key, path in changed.items():
         print(f'now relative: {key} = {path!r}')

@@ -15,13 +15,11 @@ import sys
 import warnings
 from pathlib import Path
 
-import _common  # noqa: F401 (finds the checkout's package)
+from _common import make_plain_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_plain_parser(__doc__)
     parser.add_argument('config', metavar='CONFIG', help="a model's config; the student's")
     parser.add_argument('--teacher', metavar='CONFIG', help='a second model to compare it with')
     parser.add_argument(

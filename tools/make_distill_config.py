@@ -23,9 +23,7 @@ METHODS = ('lad', 'cad', 'pad', 'naive', 'md', 'nfd', 'cwd', 'mgd', 'fgd', 'fkd'
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _common.make_plain_parser(__doc__)
     parser.add_argument(
         '--teacher',
         required=True,

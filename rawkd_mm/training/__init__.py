@@ -28,6 +28,7 @@ from .one_iteration import (
     run_one_iteration,
 )
 from .runner import AverageLossesHook, build_runner, leave_processes, replace_sync_batchnorm
+from .self_contained import read_self_contained, write_self_contained
 from .text_config import add_imports, join_imports, name_types, refuse_what_is_no_text
 from .training_data import TrainingImages, class_names, training_images
 
@@ -55,6 +56,7 @@ __all__ = [
     'make_paths_relative',
     'name_types',
     'package_of',
+    'read_self_contained',
     'refuse_what_is_no_text',
     'replace_sync_batchnorm',
     'resolve_model',
@@ -67,4 +69,5 @@ __all__ = [
     'teacher_config',
     'training_images',
     'use_resumable_checkpoints',
+    'write_self_contained',
 ]

@@ -19,13 +19,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _common import add_cfg_options
+from _common import add_cfg_options, make_plain_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_plain_parser(__doc__)
     parser.add_argument('work_dir', type=Path, metavar='WORK_DIR', help='of a training')
     parser.add_argument(
         '--baseline', type=Path, metavar='WORK_DIR', help='of the same student trained alone'
