@@ -67,15 +67,11 @@ def _refuse(name: str) -> int:
     if not name:
         message = 'a command is missing'
     else:
-        close = difflib.get_close_matches(name, COMMANDS, n=3, cutoff=0.5)
-        names = f'did you mean {" or ".join(close)}?' if close else f'there are {_listed()}'
+        close = difflib.get_close_matches(name, COMMANDS, n=3)
+        names = f'the closest: {", ".join(close)}' if close else f'there are {", ".join(COMMANDS)}'
         message = f'there is no command {name!r}; {names}'
     print(f'{USAGE}\nrawkd: error: {message}', file=sys.stderr)
     return 2  # as argparse does
-
-
-def _listed() -> str:
-    return ', '.join(COMMANDS)
 
 
 def _version() -> str:
@@ -103,8 +99,8 @@ def _help() -> str:
             'commands:',
             *rows,
             '',
-            'Several GPUs: scripts in the folder of the tools start one process for each, dist_*.sh with',
-            'torchrun and slurm_*.sh with Slurm. With eight:',
+            'Several GPUs: scripts in the folder of the tools start one process for each, dist_*.sh',
+            'with torchrun and slurm_*.sh with Slurm. With eight:',
             f'  PYTHON={python} bash {scripts}/dist_train.sh CONFIG 8 [ARGUMENTS of train]',
         ]
     )

@@ -4,6 +4,7 @@ Imports nothing but the standard library, so that tools/configs.py can list them
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
@@ -48,15 +49,21 @@ def matching(names: Sequence[str], texts: Sequence[str]) -> list[str]:
 
 
 def closest(names: Sequence[str], text: str) -> list[str]:
-    """Give up to three names that are most like a text.
+    """Give up to three names that are most like a text, or else have most of its words.
 
     Example:
         >>> closest(['cad/cad_r18.py', 'lad/lad_r18.py', 'nfd/nfd_swin.py'], 'lad_r81')
         ['lad/lad_r18.py', 'cad/cad_r18.py']
+        >>> closest(['cad/cad_r18_voc12aug.py', 'nfd/nfd_swin_coco.py'], 'swin ade20k')
+        ['nfd/nfd_swin_coco.py']
     """
     by_short = {short: name for name in names for short in _short_names(name)}
     close = difflib.get_close_matches(text.removesuffix('.py'), by_short, n=6)
-    return list(dict.fromkeys(by_short[short] for short in close))[:3]
+    if close:
+        return list(dict.fromkeys(by_short[short] for short in close))[:3]
+    words = re.findall(r'[a-z0-9]+', text.lower())
+    found = {name: sum(word in name.lower() for word in words) for name in names}
+    return sorted(filter(found.get, names), key=found.get, reverse=True)[:3]
 
 
 def maker_of(names: Sequence[str], checkpoint: str) -> str | None:

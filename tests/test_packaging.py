@@ -5,41 +5,20 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-import shutil
-import subprocess
 import sys
 import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
+from built_wheel import ROOT, build_wheel, copy_source, run
 
 import rawkd_mm
-
-ROOT = Path(__file__).resolve().parents[1]
-NOT_SOURCE = ('.git', '.venv*', '.mim', '__pycache__', '*.egg-info', 'build', 'data', 'work_dirs')
-
-
-def run(*command, cwd):
-    process = subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True)
-    assert process.returncode == 0, process.stdout + process.stderr
-
-
-def build_wheel(source, target):
-    options = ('--no-deps', '--no-build-isolation', '--no-index', '--wheel-dir')
-    run(sys.executable, '-m', 'pip', 'wheel', source, *options, target, cwd=source)
-    (wheel,) = target.glob('*.whl')
-    with zipfile.ZipFile(wheel) as archive:
-        return wheel, set(archive.namelist())
 
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-    """A copy of the sources: building writes into them."""
-    copy = tmp_path_factory.mktemp('source') / 'rawkd_mm'
-    shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE))
-    return copy
+    return copy_source(tmp_path_factory.mktemp('source') / 'rawkd_mm')
 
 
 @pytest.fixture(scope='module')

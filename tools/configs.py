@@ -37,7 +37,7 @@ def parse_args():
         close = zoo.closest(names, what)
         parser.error(
             f'no config has {what!r} in its name; '
-            + (f'the closest are {", ".join(close)}' if close else f'there are {len(names)}')
+            + (f'the closest: {", ".join(close)}' if close else 'without TEXT all are listed')
         )
     if args.out is None:
         if args.cfg_options or args.force:
