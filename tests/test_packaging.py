@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -67,6 +68,11 @@ def test_editable_install_links_mim(source, tmp_path):
     mim = source / 'rawkd_mm' / '.mim'
     for part in ('configs', 'tools', 'model-index.yml'):
         assert os.path.samefile(mim / part, source / part)
+    assert (tmp_path / 'bin' / 'rawkd').is_file()
+    # -I -S: without PYTHONPATH and this environment's packages, which may have the command, too
+    code = f'import site; site.addsitedir({str(tmp_path)!r}); import rawkd; print(rawkd.TOOLS)'
+    found = subprocess.check_output([sys.executable, '-I', '-S', '-c', code], text=True)
+    assert Path(found.strip()) == source / 'tools'
     (source / 'model-index.yml').write_text('Import: []  # edited\n')
     assert 'edited' in (mim / 'model-index.yml').read_text()
 

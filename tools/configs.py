@@ -77,6 +77,8 @@ def main() -> None:
         write_self_contained(cfg, args.out, header, name)
     except UsageError as error:
         sys.exit(f'configs.py: error: {error}')
+    except ImportError as error:  # the configs of detectors build on mmdet's
+        sys.exit(f'configs.py: error: {name} needs a package that is not installed: {error}')
     print(
         f'{args.out} is written, a copy of {name}.\n'
         'It reads, relative to the folder in which the training is started:\n  '
