@@ -18,6 +18,7 @@ TESTS = Path(__file__).parent
 LONGEST = (
     'sweep', 'tests/test_compat.py', 'tests/test_tools/test_faults.py::test_torchrun',
     'tests/test_tools/test_report.py', 'tests/test_tools/test_demo.py',
+    'tests/test_tools/test_rawkd_command.py',
     'tests/test_configs_coco.py', 'tests/test_tools/test_make_distill_config.py',
     'tests/test_algorithms/test_teacher_speed.py', 'tests/test_tools/test_detector.py',
     'tests/test_tools/test_dump_config.py', 'tests/test_tools/test_test_tool.py',
