@@ -393,10 +393,10 @@ def summarise(file: Path, figure: Path) -> None:
 
 def write_table(rows: list[dict], file: Path, metric: str = 'mIoU') -> None:
     """Print what table() gives, and write it beside the CSV."""
-    lines = [
-        f'| labels | method | unlabelled | seeds | {metric} | gain over alone |',
-        '|' + '---|' * 6,
-    ]
+    columns = ['labels', 'method', 'unlabelled', 'seeds', metric, 'gain over alone']
+    several = len({row['iterations'] for row in rows}) > 1
+    columns[3:3] = ['iterations'] * several
+    lines = [f'| {" | ".join(columns)} |', '|' + '---|' * len(columns)]
     for row in rows:
         name = NAMES[row['method']]
         if row['unlabelled'] and row['norm'] == 'labelled':
@@ -406,8 +406,9 @@ def write_table(rows: list[dict], file: Path, metric: str = 'mIoU') -> None:
             gain = f'{row["gain"]:+.1f}'
             gain += f' ± {row["gain_deviation"]:.1f}' if row['gain_deviation'] != '' else ''
         spread = f' ± {row["deviation"]:.1f}' if row['seeds'] > 1 else ''
+        iterations = f'{row["iterations"]} | ' if several else ''
         lines.append(
-            f'| {row["labels"]} | {name} | {row["unlabelled"] or ""} | {row["seeds"]} | '
+            f'| {row["labels"]} | {name} | {row["unlabelled"] or ""} | {iterations}{row["seeds"]} | '
             f'{row["mIoU"]:.1f}{spread} | {gain} |'
         )
     text = '\n'.join(lines) + '\n'

@@ -52,6 +52,17 @@ class Task(NamedTuple):
         return each * self.iterations
 
 
+def grid(iterations: int, seeds: list[int]) -> list[Task]:
+    """Give all trainings; that with all labels says what the iterations allow."""
+    ways = (
+        (LABELS, 'lad', UNLABELLED),
+        (LABELS, 'lad', 0),
+        (LABELS, 'alone', 0),
+        (TEACHERS_SCENES, 'alone', 0),
+    )
+    return [Task(*way, iterations, seed) for seed in seeds for way in ways]
+
+
 def config(task: Task, teacher: str, folder: str):
     """Give the config of a training, as a reader of the guide would write it."""
     from rawkd_mm.training import student_config
@@ -134,9 +145,7 @@ def main() -> None:
         )
     prepare(args.jobs)
     done = few_labels.finished(args.out, Task)
-    ways = (('alone', 0), ('lad', 0), ('lad', UNLABELLED))
-    tasks = [Task(LABELS, *way, args.iters, seed) for seed in args.seeds for way in ways]
-    tasks = [task for task in tasks if task not in done]
+    tasks = [task for task in grid(args.iters, args.seeds) if task not in done]
     print(f'{len(tasks)} trainings to do, {len(done)} done', flush=True)
     fields = (*Task._fields, METRIC, 'seconds')
     failed = few_labels.run(tasks, train, args.teacher, args.jobs, args.out, 1e9, fields, METRIC)
