@@ -341,7 +341,7 @@ def run(
             pace.append(seconds / task.cost)
             with file.open('a', newline='') as stream:
                 row = {**task._asdict(), metric: f'{value:.2f}', 'seconds': f'{seconds:.1f}'}
-                csv.DictWriter(stream, fields).writerow(row)
+                csv.DictWriter(stream, fields, lineterminator='\n').writerow(row)
             what = ' '.join(f'{name}={value}' for name, value in task._asdict().items())
             print(
                 f'{done}/{len(tasks)} {time.time() - begun:.0f} s: {what}: {metric} {row[metric]} '
