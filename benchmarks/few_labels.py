@@ -124,6 +124,14 @@ def make_scenes(unlabelled: int, jobs: int) -> None:
         )
 
 
+def labelled_scenes(count: int, seed: int):
+    """Give the numbers of the scenes whose labels a student has, chosen among the teacher's."""
+    import numpy as np
+
+    chosen = np.random.default_rng((seed, 7)).permutation(TEACHERS_SCENES)
+    return np.sort(chosen[:count])
+
+
 def register() -> None:
     """Register the data set that reads SCENES."""
     import numpy as np
@@ -143,8 +151,7 @@ def register() -> None:
             self.images, self.labels = SCENES[split]
             self.numbers = np.arange(start, start + count)
             if seed is not None:
-                chosen = np.random.default_rng((seed, 7)).permutation(TEACHERS_SCENES)
-                self.numbers = np.sort(chosen[:count])
+                self.numbers = labelled_scenes(count, seed)
             self.has_labels = has_labels
 
         def __len__(self):
@@ -170,6 +177,22 @@ def read(name: str):
     from rawkd_mm.training import load_config
 
     return load_config(str(ROOT / 'configs' / 'quickstart' / name))
+
+
+def set_schedule(cfg, iterations: int, seed: int, folder: str) -> None:
+    """Set how long a training is, and its seed; it writes nothing and is tested at its end."""
+    cfg.test_dataloader = cfg.test_cfg = cfg.test_evaluator = None
+    cfg.train_cfg.update(max_iters=iterations, val_interval=iterations)
+    cfg.param_scheduler[0].total_steps = iterations
+    cfg.default_hooks = dict(
+        checkpoint=None, logger=None, sampler_seed=dict(type='DistSamplerSeedHook')
+    )
+    cfg.default_hooks.param_scheduler = dict(type='ParamSchedulerHook')
+    cfg.visualizer = dict(type='Visualizer', vis_backends=[])
+    cfg.log_level = 'ERROR'
+    cfg.randomness = dict(seed=seed)
+    cfg.work_dir = folder
+    cfg.launcher = 'none'
 
 
 def config(task: Task, teacher: str, iterations: int, folder: str, **model):
@@ -209,18 +232,7 @@ def config(task: Task, teacher: str, iterations: int, folder: str, **model):
         sampler=dict(type='DefaultSampler', shuffle=False),
         dataset=dict(type='ScenesInMemory', split='val', count=300),
     )
-    cfg.test_dataloader = cfg.test_cfg = cfg.test_evaluator = None
-    cfg.train_cfg.update(max_iters=iterations, val_interval=iterations)
-    cfg.param_scheduler[0].total_steps = iterations
-    cfg.default_hooks = dict(
-        checkpoint=None, logger=None, sampler_seed=dict(type='DistSamplerSeedHook')
-    )
-    cfg.default_hooks.param_scheduler = dict(type='ParamSchedulerHook')
-    cfg.visualizer = dict(type='Visualizer', vis_backends=[])
-    cfg.log_level = 'ERROR'
-    cfg.randomness = dict(seed=task.seed)
-    cfg.work_dir = folder
-    cfg.launcher = 'none'
+    set_schedule(cfg, iterations, task.seed, folder)
     # without the teacher, what is about it is left out
     return student_config(cfg) if task.method in ('alone', 'first') and not model else cfg
 
@@ -259,8 +271,8 @@ def _child(task: NamedTuple, train: Callable, teacher: object, pipe) -> None:
     begun = time.time()
     try:
         with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
-            miou = train(task, teacher)
-        pipe.send((miou, time.time() - begun))
+            value = train(task, teacher)
+        pipe.send((value, time.time() - begun))
     except BaseException:
         pipe.send(traceback.format_exc())
     finally:
@@ -285,8 +297,9 @@ def run(
     file: Path,
     minutes: float,
     fields: Sequence[str] = FIELDS,
+    metric: str = 'mIoU',
 ) -> int:
-    """Run ``train(task, teacher)`` for all tasks, side by side, the longest first.
+    """Run ``train(task, teacher)``, which gives a metric, for all tasks, the longest first.
 
     None begins that would probably not end within the minutes. Gives how many failed.
     """
@@ -324,14 +337,14 @@ def run(
                 failed += 1
                 print(f'FAILED {task}\n{result}', flush=True)
                 continue
-            miou, seconds = result
+            value, seconds = result
             pace.append(seconds / task.cost)
             with file.open('a', newline='') as stream:
-                values = dict(task._asdict(), mIoU=f'{miou:.2f}', seconds=f'{seconds:.1f}')
-                csv.DictWriter(stream, fields).writerow(values)
+                row = {**task._asdict(), metric: f'{value:.2f}', 'seconds': f'{seconds:.1f}'}
+                csv.DictWriter(stream, fields, lineterminator='\n').writerow(row)
             what = ' '.join(f'{name}={value}' for name, value in task._asdict().items())
             print(
-                f'{done}/{len(tasks)} {time.time() - begun:.0f} s: {what}: mIoU {miou:.2f} '
+                f'{done}/{len(tasks)} {time.time() - begun:.0f} s: {what}: {metric} {row[metric]} '
                 f'({seconds:.0f} s)',
                 flush=True,
             )
@@ -373,7 +386,17 @@ def summarise(file: Path, figure: Path) -> None:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
-    lines = ['| labels | method | unlabelled | seeds | mIoU | gain over alone |', '|' + '---|' * 6]
+    write_table(rows, file)
+    draw(rows, figure)
+    print(f'Written: {figure}, {file.stem}_summary.csv and .md beside {file}')
+
+
+def write_table(rows: list[dict], file: Path, metric: str = 'mIoU') -> None:
+    """Print what table() gives, and write it beside the CSV."""
+    columns = ['labels', 'method', 'unlabelled', 'seeds', metric, 'gain over alone']
+    several = len({row['iterations'] for row in rows}) > 1
+    columns[3:3] = ['iterations'] * several
+    lines = [f'| {" | ".join(columns)} |', '|' + '---|' * len(columns)]
     for row in rows:
         name = NAMES[row['method']]
         if row['unlabelled'] and row['norm'] == 'labelled':
@@ -383,15 +406,14 @@ def summarise(file: Path, figure: Path) -> None:
             gain = f'{row["gain"]:+.1f}'
             gain += f' ± {row["gain_deviation"]:.1f}' if row['gain_deviation'] != '' else ''
         spread = f' ± {row["deviation"]:.1f}' if row['seeds'] > 1 else ''
+        iterations = f'{row["iterations"]} | ' if several else ''
         lines.append(
-            f'| {row["labels"]} | {name} | {row["unlabelled"] or ""} | {row["seeds"]} | '
+            f'| {row["labels"]} | {name} | {row["unlabelled"] or ""} | {iterations}{row["seeds"]} | '
             f'{row["mIoU"]:.1f}{spread} | {gain} |'
         )
     text = '\n'.join(lines) + '\n'
     file.with_name(f'{file.stem}_summary.md').write_text(text, encoding='utf-8')
     print(text)
-    draw(rows, figure)
-    print(f'Written: {figure}, {file.stem}_summary.csv and .md beside {file}')
 
 
 def draw(rows: list[dict], figure: Path) -> None:
