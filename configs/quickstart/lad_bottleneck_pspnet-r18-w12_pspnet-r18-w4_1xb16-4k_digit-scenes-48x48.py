@@ -7,8 +7,8 @@ model = dict(
     teacher=dict(
         cfg_path='{{ fileDirname }}/pspnet_r18-w12_1xb16-4k_digit-scenes-48x48.py', pretrained=False
     ),
-    # where `python tools/train.py` of the teacher's config leaves it
-    teacher_ckpt='work_dirs/pspnet_r18-w12_1xb16-4k_digit-scenes-48x48/iter_4000.pth',
+    # comes with this package; a training of the teacher's config leaves its own in work_dirs/
+    teacher_ckpt='{{ fileDirname }}/weights/pspnet_r18-w12_1xb16-4k_digit-scenes-48x48.pth',
     distiller=dict(
         type='FeatureDistiller',
         loss=_base_.pop('method').model.distiller.loss,

@@ -8,8 +8,8 @@ model = dict(
         cfg_path='{{ fileDirname }}/retinanet_r18-w32_1xb16-3k_digit-scenes-64x64.py',
         pretrained=False,
     ),
-    # where `python tools/train.py` of the teacher's config leaves it
-    teacher_ckpt='work_dirs/retinanet_r18-w32_1xb16-3k_digit-scenes-64x64/iter_3000.pth',
+    # comes with this package; a training of the teacher's config leaves its own in work_dirs/
+    teacher_ckpt='{{ fileDirname }}/weights/retinanet_r18-w32_1xb16-3k_digit-scenes-64x64.pth',
     distiller=dict(
         type='FeatureDistiller',
         loss=_base_.pop('method').model.distiller.loss,

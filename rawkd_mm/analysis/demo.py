@@ -2,19 +2,24 @@
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
+import time
 from concurrent.futures import FIRST_EXCEPTION, wait
 from pathlib import Path
 
 from mmengine.config import Config
 
+from ..training import load_config
 from .demo_figures import draw_curves, draw_predictions
-from .demo_tasks import LABELS, Demo, Run
+from .demo_tasks import DISTILLED, LABELS, Demo, Run
+from .evaluation import evaluate
 from .one_training import Training
-from .progress import make_progress
+from .progress import make_progress, progressing
 from .shipped import shipped_folder
+from .training_logs import seconds_per_iteration
 from .trainings import Trainings
 
 
@@ -38,13 +43,14 @@ def make_data(demo: Demo) -> None:
         raise DemoError('the data could not be made, see above')
 
 
-def options(run: Run, demo: Demo, iters: int, teacher: Path | None) -> list:
+def options(run: Run, demo: Demo, iters: int, labels: int, teacher: Path | None) -> list[str]:
     """Give what is changed in the config of a training.
 
     Args:
         run (Run): The training.
         demo (Demo): What is to be shown.
         iters (int): Its iterations.
+        labels (int): How many images the student has the labels of.
         teacher (Path | None): The teacher's checkpoint, for a distillation.
 
     Returns:
@@ -54,47 +60,58 @@ def options(run: Run, demo: Demo, iters: int, teacher: Path | None) -> list:
     for loader in ('train', 'val', 'test'):
         result[f'{loader}_dataloader.dataset.data_root'] = demo.data_root
     result.update(demo.task.options(demo.data_root))
-    if demo.iters is not None:
+    if run.method != 'teacher':
+        # each seed has images of its own; with seed 0 the config's, the first ones
+        chosen = sorted({(labels * run.seed + i) % demo.train for i in range(labels)})
+        result['train_dataloader.dataset.indices'] = str(chosen).replace(' ', '')
+    if demo.iters is not None or run.method == 'longer':
         result['train_cfg.max_iters'] = result['param_scheduler.0.total_steps'] = iters
+    if demo.iters is not None:
         result['train_cfg.val_interval'] = max(1, iters // 4)
         result['default_hooks.checkpoint.interval'] = max(1, iters // 4)
         result['default_hooks.logger.interval'] = max(1, min(50, iters // 4))
-    if teacher is not None:
+    if run.method in DISTILLED:
         result['model.teacher_ckpt'] = teacher
+        result['custom_hooks.1.dataset.data_root'] = demo.data_root / 'images/train'
     return [f'{key}={value}' for key, value in result.items()]
 
 
-def training(run: Run, demo: Demo, iters: int, teacher: Path | None) -> Training:
-    """Describe a training; finished ones with other iterations or data are refused.
+def training(
+    run: Run, demo: Demo, iters: int, labels: int, teacher: Path | None = None
+) -> Training:
+    """Describe a training; finished ones with other iterations, data or teacher are refused.
 
     Args:
         run (Run): The training.
         demo (Demo): What is to be shown.
         iters (int): Its iterations.
+        labels (int): How many images the student has the labels of.
         teacher (Path | None): The teacher's checkpoint, for a distillation.
 
     Returns:
         Training: To be submitted to ``Trainings``.
     """
+    settings = dict(
+        iters=iters, train=demo.train, val=demo.val, data_root=str(demo.data_root.resolve())
+    )
+    if run.method in DISTILLED:
+        settings['teacher'] = 'from scratch' if demo.from_scratch else 'shipped'
     return Training(
-        label=f'{LABELS[run.method]}, seed {run.seed}',
+        label=name_of(run),
         config=demo.task.configs[run.method],
         folder=demo.work_dir / run.name,
         length=iters,
         metric=demo.task.metric,
-        settings=dict(
-            iters=iters, train=demo.train, val=demo.val, data_root=str(demo.data_root.resolve())
-        ),
-        options=options(run, demo, iters, teacher),
+        settings=settings,
+        options=options(run, demo, iters, labels, teacher),
     )
 
 
-def train_all(demo: Demo, iters: int, progress) -> dict:
+def train_all(demo: Demo, progress) -> dict:
     """Train everything, some trainings at a time.
 
     Args:
         demo (Demo): What is to be shown.
-        iters (int): Iterations of each training.
         progress (rich.progress.Progress): Where bars are shown.
 
     Returns:
@@ -103,42 +120,130 @@ def train_all(demo: Demo, iters: int, progress) -> dict:
     Raises:
         TrainingError: If a training fails or cannot be done.
     """
-    teacher_run = Run('teacher', demo.seeds[0])
-    alone = [Run('student', seed) for seed in demo.seeds]
-    distilled = [Run(method, seed) for seed in demo.seeds for method in ('LAD', 'CAD')]
-    with Trainings(progress, demo.jobs) as trainings:
-        futures = {
-            run: trainings.submit(training(run, demo, iters, None))
-            for run in (teacher_run, alone[0])
-        }
-        # the students with a teacher wait for it, the others fill the time
-        wait_for(futures.values(), until=futures[teacher_run])
-        teacher = futures[teacher_run].result()['checkpoint']
-        for run in (*distilled, *alone[1:]):
-            weights = teacher if run in distilled else None
-            futures[run] = trainings.submit(training(run, demo, iters, weights))
-        wait_for(futures.values())
     task = demo.task
+    configs = {method: Config.fromfile(file) for method, file in task.configs.items()}
+    labels = configs['student'].train_dataloader.dataset.indices
+    iters = {method: demo.iters or cfg.train_cfg.max_iters for method, cfg in configs.items()}
+    runs = [Run(method, seed) for seed in demo.seeds for method in ('student', 'CAD', 'LAD')]
+    if demo.from_scratch:
+        runs.insert(0, Run('teacher', demo.seeds[0]))
+    costs = {run: task.costs[run.method] * iters[run.method] for run in runs}
+    costs.update({Run('longer', seed): costs[Run('CAD', seed)] for seed in demo.seeds})
+    futures = {}
+    with Trainings(progress, demo.jobs) as trainings:
+        overall = Overall(progress, {name_of(run): cost for run, cost in costs.items()}, demo.jobs)
+
+        def wait_for(*wanted: Run) -> list[dict]:
+            """Wait for some; raises what any of all raised, as soon as it did."""
+            pending = set(futures.values())
+            while pending and not all(futures[run].done() for run in wanted):
+                done, pending = wait(pending, timeout=1, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                overall.show()
+            return [futures[run].result() for run in wanted]
+
+        def submit(run: Run, iters: int, teacher: Path | None = None) -> None:
+            futures[run] = trainings.submit(training(run, demo, iters, labels, teacher))
+
+        for run in [run for run in runs if run.method not in DISTILLED]:
+            submit(run, iters[run.method])
+        teacher = task.teacher_weights
+        if demo.from_scratch:  # the students with a teacher wait for it, the others fill the time
+            teacher = wait_for(runs[0])[0]['checkpoint']
+        for run in [run for run in runs if run.method in DISTILLED]:
+            submit(run, iters[run.method], teacher)
+        for seed in demo.seeds:
+            compared = Run('CAD', seed), Run('student', seed)
+            wait_for(*compared)
+            cad, alone = (seconds_per_iteration(demo.work_dir / run.name) for run in compared)
+            longer = round(iters['student'] * max(1.0, cad / alone))
+            submit(Run('longer', seed), longer)
+        wait_for(*futures)
+        overall.show()
     results = {method: {} for method in LABELS}
     for run, future in futures.items():
         result = future.result()
         value = task.percent * result['metrics'][task.metric]
         results[run.method][run.seed] = {task.unit: value, **result}
+    if not demo.from_scratch:
+        results['teacher'][demo.seeds[0]] = shipped_teacher(demo, progress)
     return results
 
 
-def wait_for(futures, until=None) -> None:
-    """Wait for one or all futures; raises what any of them raised, as soon as it did.
+def name_of(run: Run) -> str:
+    """Give what the bar of a training is called."""
+    return f'{LABELS[run.method]}, seed {run.seed}'
+
+
+def shipped_teacher(demo: Demo, progress) -> dict:
+    """Evaluate the teacher that comes with the package.
 
     Args:
-        futures (Iterable[Future]): All of them.
-        until (Future | None): The one to wait for. Defaults to None, all.
+        demo (Demo): What is to be shown.
+        progress (rich.progress.Progress): Where a bar is shown.
+
+    Returns:
+        dict: metrics, seconds (None) and checkpoint; as of a training.
     """
-    pending = set(futures)
-    while pending and not (until is not None and until.done()):
-        done, pending = wait(pending, timeout=1, return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()
+    task = demo.task
+    changed = {'val_dataloader.dataset.data_root': str(demo.data_root)}
+    changed.update({key: str(value) for key, value in task.options(demo.data_root).items()})
+    checkpoint = str(task.teacher_weights)
+    with progressing(progress, 'teacher, evaluation') as advance:
+        cfg = load_config(str(task.configs['teacher']), changed)
+        metrics = evaluate(cfg, checkpoint, 'cpu', advance).metrics
+    value = task.percent * metrics[task.metric]
+    return {task.unit: value, 'metrics': metrics, 'seconds': None, 'checkpoint': checkpoint}
+
+
+class Overall:
+    """The bar of all trainings together, with the time that is left.
+
+    Args:
+        progress (rich.progress.Progress): Where it is shown, beside the bars of the trainings.
+        costs (dict[str, float]): Expected seconds of each training, by the name of its bar.
+        jobs (int): Trainings side by side.
+    """
+
+    def __init__(self, progress, costs: dict[str, float], jobs: int) -> None:
+        self._progress = progress
+        self._costs = costs
+        self._jobs = jobs
+        self._begun = self._said = time.monotonic()
+        self._at_first = None  # the share that was done before
+        self._bar = progress.add_task('all', total=len(costs), note='')
+        self.show()
+
+    def show(self) -> None:
+        """Bring the bar up to date; a line each half minute where there is no terminal."""
+        tasks = {task.description: task for task in self._progress.tasks}
+        shares = {
+            name: tasks[name].completed / tasks[name].total
+            for name in self._costs
+            if name in tasks and tasks[name].total
+        }
+        total = sum(self._costs.values())
+        done = sum(self._costs[name] * share for name, share in shares.items()) / total
+        if self._at_first is None:
+            self._at_first = done
+        now = time.monotonic()
+        elapsed, new = now - self._begun, done - self._at_first
+        # what was expected counts as long as little is done
+        expected = total / self._jobs
+        pace = (elapsed + 0.1 * expected) / (new + 0.1)
+        left = (1 - done) * pace
+        note = (
+            f'{done:.0%}, {left / 60:.0f} min left'
+            if left > 90
+            else f'{done:.0%}, {left:.0f} s left'
+        )
+        finished = sum(share == 1 for share in shares.values())
+        self._progress.update(self._bar, completed=finished, note=note)
+        console = self._progress.console
+        if not console.is_terminal and now - self._said > 30:
+            self._said = now
+            console.print(f'all: {note}', markup=False)
 
 
 def write_report(demo: Demo) -> None:
@@ -179,13 +284,14 @@ def make_table(results: dict, seeds: list, unit: str) -> str:
         if len(values) > 1:
             cell += f' ± {statistics.stdev(values):.2f}'
         delta = ''
-        if method in ('LAD', 'CAD'):
+        if method in ('longer', *DISTILLED):
             deltas = [runs[seed][unit] - alone[seed][unit] for seed in seeds]
             delta = f'{statistics.mean(deltas):+.2f}'
             if len(deltas) > 1:
                 delta += f' ± {statistics.stdev(deltas):.2f}'
-        seconds = statistics.mean(run['seconds'] for run in runs.values())
-        lines.append(f'| {LABELS[method]} | {cell} | {delta} | {seconds:.0f} |')
+        seconds = [run['seconds'] for run in runs.values()]
+        took = 'trained before' if None in seconds else f'{statistics.mean(seconds):.0f}'
+        lines.append(f'| {LABELS[method]} | {cell} | {delta} | {took} |')
     return '\n'.join(lines)
 
 
@@ -200,22 +306,53 @@ def run_demo(demo: Demo) -> None:
         TrainingError: If a training fails or cannot be done.
     """
     task = demo.task
+    clock = Clock()
     make_data(demo)
-    iters = demo.iters or Config.fromfile(task.configs['student']).train_cfg.max_iters
+    clock.step('data')
     print(f'Training in {demo.work_dir}; the whole log of a training is <folder>/train.log')
     with make_progress() as progress:
-        results = train_all(demo, iters, progress)
+        results = train_all(demo, progress)
+    clock.step('trainings')
 
     table = make_table(results, demo.seeds, task.unit)
     (demo.work_dir / 'table.md').write_text(table + '\n')
     (demo.work_dir / 'results.json').write_text(json.dumps(results, indent=2))
     draw_predictions(demo, results, demo.work_dir / 'predictions.png')
     draw_curves(demo, results, demo.work_dir / 'curves.png')
+    clock.step('figures')
+    cfg = Config.fromfile(task.configs['student'])
     seeds = ', '.join(map(str, demo.seeds))
     print(
-        f'\nDigitScenes, {iters} iterations, seed {seeds}: {task.unit} on val in percent; seconds with '
-        f'{demo.jobs} trainings side by side\n\n{table}\n'
+        f'\nDigitScenes: labels of {cfg.train_dataloader.dataset.indices} of {demo.train} images, '
+        f'{demo.iters or cfg.train_cfg.max_iters} iterations, seed {seeds}; {task.unit} on val in '
+        f'percent, seconds with {demo.jobs} trainings side by side\n\n{table}\n'
     )
     for name in ('table.md', 'results.json', 'predictions.png', 'curves.png'):
         print(demo.work_dir / name)
     write_report(demo)
+    clock.step('report')
+    print(f'\n{clock}')
+
+
+class Clock:
+    """Seconds of each step, by the clock and of the processor, of this process and all it started."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[str, float, float]] = []
+        self._last = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return time.monotonic(), sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+    def step(self, name: str) -> None:
+        """End a step."""
+        now = self._now()
+        self._steps.append((name, *(b - a for a, b in zip(self._last, now))))
+        self._last = now
+
+    def __str__(self) -> str:
+        sums = [sum(column) for column in list(zip(*self._steps))[1:]]
+        steps = ', '.join(f'{name} {seconds:.0f}' for name, seconds, _ in self._steps)
+        return f'Took {sums[0]:.0f} s ({steps}), {sums[1]:.0f} s of the processor.'

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 from ..training import load_config
-from .demo_tasks import LABELS, Demo, Run
+from .demo_tasks import DISTILLED, LABELS, Demo, Run
 from .pictures import build_dataset, images_of, load_model, predictions_of, show, truth_of
 from .training_logs import curve, read_scalars
 
@@ -84,16 +84,22 @@ def draw_curves(demo: Demo, results: dict, path: Path) -> None:
 
     task = demo.task
 
-    colours = {'teacher': '0.45', 'student': 'tab:blue', 'LAD': 'tab:orange', 'CAD': 'tab:green'}
+    colours = dict(
+        teacher='0.45', student='tab:blue', longer='tab:blue', LAD='tab:orange', CAD='tab:green'
+    )
+    dashes = dict(teacher='--', longer=':')
     figure, (metric, angle) = plt.subplots(1, 2, figsize=(10, 4))
     for method, runs in results.items():
-        for i, seed in enumerate(runs):
-            folder = demo.work_dir / Run(method, seed).name
+        for i, (seed, run) in enumerate(runs.items()):
             style = dict(color=colours[method], label=None if i else LABELS[method])
+            if method == 'teacher':
+                metric.axhline(run[task.unit], linestyle=dashes[method], **style)
+                continue
+            folder = demo.work_dir / Run(method, seed).name
             values = {k: task.percent * v for k, v in curve(folder, task.metric).items()}
-            dashes = '--' if method == 'teacher' else '-'
-            metric.plot(values.keys(), values.values(), dashes, marker='o', markersize=3, **style)
-            if method in ('LAD', 'CAD'):
+            line = dashes.get(method, '-')
+            metric.plot(values.keys(), values.values(), line, marker='o', markersize=3, **style)
+            if method in DISTILLED:
                 values = cosines(folder)
                 angle.plot(values.keys(), values.values(), linewidth=1, **style)
     metric.set(xlabel='iteration', ylabel=f'{task.unit} on val (%)', title=task.title)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -100,3 +101,15 @@ def logged_seconds(folder: Path) -> float:
         start = time.mktime(time.strptime(path.parts[-3], '%Y%m%d_%H%M%S'))
         seconds += max(0.0, path.stat().st_mtime - start)
     return seconds
+
+
+def seconds_per_iteration(folder: Path) -> float:
+    """Give how long an iteration of a training took, the median of what was logged.
+
+    Args:
+        folder (Path): A work dir.
+
+    Returns:
+        float: Seconds.
+    """
+    return statistics.median(e['time'] for e in read_scalars(folder) if 'loss' in e and 'time' in e)

@@ -25,8 +25,7 @@ tta_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=16,
-    num_workers=2,
-    persistent_workers=True,
+    num_workers=0,  # reading so small an image takes less than handing it over
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type=dataset_type,
@@ -38,8 +37,7 @@ train_dataloader = dict(
 # All images have one size, so that whole batches can be tested.
 val_dataloader = dict(
     batch_size=16,
-    num_workers=1,
-    persistent_workers=True,
+    num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type=dataset_type,

@@ -1,0 +1,9 @@
+# The student alone, with the labels of 200 of the 4000 images.
+_base_ = './retinanet_r18-w8_1xb16-3k_digit-scenes-64x64.py'
+
+train_dataloader = dict(dataset=dict(indices=200))
+param_scheduler = [
+    dict(type='OneCycleLR', eta_max=4e-3, total_steps=1000, pct_start=0.1, by_epoch=False)
+]
+train_cfg = dict(max_iters=1000, val_interval=250)
+default_hooks = dict(checkpoint=dict(interval=250), logger=dict(interval=25))
