@@ -24,6 +24,7 @@ _INSTALLED = _HERE / 'rawkd_mm' / '.mim'
 TOOLS = (_INSTALLED / 'tools').resolve() if _INSTALLED.is_dir() else _HERE / 'tools'
 # In the order in which they are needed.
 COMMANDS = {
+    'demo': 'demo.py',
     'configs': 'configs.py',
     'inspect': 'inspect_features.py',
     'make-config': 'make_distill_config.py',
@@ -33,6 +34,7 @@ COMMANDS = {
     'sweep': 'analysis_tools/weight_sweep.py',
     'benchmark': 'analysis_tools/benchmark_distill.py',
     'dump-config': 'dump_config.py',
+    'digit-scenes': 'dataset_converters/digit_scenes.py',
 }
 USAGE = 'usage: rawkd COMMAND [ARGUMENTS ...]\n       rawkd COMMAND --help\n       rawkd --version'
 

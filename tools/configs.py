@@ -4,10 +4,14 @@
 Without -o, prints the names of the configs that have every TEXT in their name. With -o, TEXT is the
 name of one config, with or without its folder and .py, or a part of it that no other has. The copy
 has its bases and models written out. It works in any folder, in an environment that has rawkd_mm.
+Weights that come with the config, or with that of its teacher, are copied beside it.
 Paths in it, such as those of the data and of the teacher's weights, are relative to the folder in which
 the training is started; they are printed with what makes them.
 """
 
+import filecmp
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -68,6 +72,7 @@ def main() -> None:
     roots = [str(CONFIGS.parent)]
     try:
         cfg, _, _ = read_self_contained(str(CONFIGS / name), args.cfg_options, roots)
+        weights = copy_weights(cfg, name, args.out.parent, args.force)
         paths = paths_of(cfg)
         header = (
             f'# Written by rawkd_mm from its config\n#   {name}\n'
@@ -79,20 +84,49 @@ def main() -> None:
         sys.exit(f'configs.py: error: {error}')
     except ImportError as error:  # the configs of detectors build on mmdet's
         sys.exit(f'configs.py: error: {name} needs a package that is not installed: {error}')
-    print(
-        f'{args.out} is written, a copy of {name}.\n'
-        'It reads, relative to the folder in which the training is started:\n  '
-        + '\n  '.join(paths)
-        + f'\nTo train it: rawkd train {args.out}'
-    )
+    print(f'{args.out} is written, a copy of {name}.')
+    if paths:
+        print('It reads, relative to the folder in which the training is started:')
+        print(*(f'  {path}' for path in paths), sep='\n')
+    print(f'To train it: rawkd train {args.out}')
+    if weights is not None:
+        print(f'Its weights are {weights}. To evaluate them: rawkd test {args.out} {weights}')
+
+
+def copy_weights(cfg, name: str, folder: Path, force: bool) -> Path | None:
+    """Copy the weights that come with a config, and with that of its teacher, into a folder.
+
+    The config's ``teacher_ckpt`` becomes that of the copy.
+
+    Returns:
+        Path | None: The copy of the config's own weights, if it has any.
+    """
+    from rawkd_mm.training import UsageError
+
+    own = (CONFIGS / name).parent / 'weights' / f'{Path(name).stem}.pth'
+    teacher = cfg.model.get('teacher_ckpt') or ''
+    shipped = CONFIGS.parent / teacher if '://' not in teacher else None
+    copies = {}
+    for file in (own, shipped):
+        if file is None or file.parent.name != 'weights' or not file.is_file():
+            continue
+        copies[file] = copy = folder / file.name
+        if copy.exists() and not force and not filecmp.cmp(file, copy, shallow=False):
+            raise UsageError(
+                f'{str(copy)!r} exists and is not the file {file.name} that comes with {name}. '
+                'Choose another folder for -o, or overwrite it with --force'
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    if shipped in copies:
+        cfg.model.teacher_ckpt = str(copies[shipped])
+    return copies.get(own)
 
 
 def paths_of(cfg) -> list[str]:
-    """Say which data and which weights of the teacher a config needs, and what makes the weights."""
-    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
-    while 'data_root' not in dataset and isinstance(dataset.get('dataset'), dict):
-        dataset = dataset['dataset']
-    lines = [f'{dataset["data_root"]}: the data'] if dataset.get('data_root') else []
+    """Say which data and which weights of the teacher a config needs, and what makes them."""
+    roots = [dataset.get('data_root') for dataset in datasets_of(cfg)]
+    lines = [f'{root}: the data{how_to_make(cfg, root)}' for root in dict.fromkeys(roots) if root]
     checkpoint = cfg.model.get('teacher_ckpt')
     if checkpoint and '://' not in checkpoint:
         maker = zoo.maker_of(zoo.config_names(CONFIGS), checkpoint)
@@ -102,6 +136,26 @@ def paths_of(cfg) -> list[str]:
             how = f', from: rawkd configs {maker} -o . && rawkd train {file}'
         lines.append(f"{checkpoint}: the teacher's weights{how}")
     return lines
+
+
+def datasets_of(cfg) -> list[dict]:
+    """Give what a training reads: its data set, and that of images without labels."""
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    while 'data_root' not in dataset and isinstance(dataset.get('dataset'), dict):
+        dataset = dataset['dataset']
+    return [
+        dataset,
+        *(hook['dataset'] for hook in cfg.get('custom_hooks') or () if 'dataset' in hook),
+    ]
+
+
+def how_to_make(cfg, root: str) -> str:
+    """Say what makes the data, where this package does."""
+    size = re.search(r'digit-scenes-(\d+)x', Path(cfg.filename).name) if cfg.filename else None
+    if size is None or not root.startswith('data/digit_scenes'):
+        return ''
+    folder = '/'.join(root.split('/')[:2])
+    return f', from: rawkd digit-scenes --root {folder} --size {size[1]}'
 
 
 if __name__ == '__main__':

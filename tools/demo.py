@@ -17,7 +17,7 @@ import os
 import sys
 from pathlib import Path
 
-import _package  # noqa: F401 (a checkout's tools belong to the checkout's package)
+import _package  # a checkout's tools belong to the checkout's package
 
 # By default, of each task.
 WORK_DIRS = {'seg': Path('work_dirs/demo'), 'det': Path('work_dirs/demo-det')}
@@ -34,7 +34,9 @@ EXPECTED = {
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=_package.program(),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         '--task', choices=WORK_DIRS, default='seg', help='segmentation (default) or detection'

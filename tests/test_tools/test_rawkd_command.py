@@ -20,11 +20,12 @@ import rawkd_mm
 
 QUICKSTART = 'quickstart/'
 TEACHER = 'pspnet_r18-w12_1xb16-4k_digit-scenes-48x48'
+STUDENT = 'pspnet_r18-w4_1xb16-4k_digit-scenes-48x48'
 LAD = 'lad_bottleneck_pspnet-r18-w12_pspnet-r18-w4_1xb16-4k_digit-scenes-48x48'
+FEW = 'lad_bottleneck_pspnet-r18-w12_pspnet-r18-w4_1xb16-1k_digit-scenes-48x48_50-labels'
 TWO_ITERATIONS = (
     '--cfg-options', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2',
-    *(f'{name}_dataloader.num_workers=0' for name in ('train', 'val', 'test')),
-    *(f'{name}_dataloader.persistent_workers=False' for name in ('train', 'val', 'test')),
+    'default_hooks.logger.interval=1',
 )  # fmt: skip
 
 
@@ -120,7 +121,7 @@ def test_the_launchers_are_where_help_says(installed, tmp_path):
         (['configs', 'voc21', 'lad'], "no config has 'voc21 lad' in its name; the closest: lad/"),
         (['configs', 'yolo'], "no config has 'yolo' in its name; without TEXT all are listed"),
         (['configs', TEACHER.replace('w12', 'w21')], f'the closest: {QUICKSTART}{TEACHER}.py'),
-        (['configs', 'quickstart', '-o', 'mine.py'], '-o copies one config, and 10 fit:'),
+        (['configs', 'quickstart', '-o', 'mine.py'], '-o copies one config, and 15 fit:'),
         (['configs', TEACHER, '-o', 'mine.txt'], "-o 'mine.txt': expected a folder that exists"),
         (['configs', TEACHER, '-o', 'there.py'], "'there.py' exists. Choose another name"),
         (['configs', TEACHER, '--force'], '--cfg-options and --force are about the file'),
@@ -143,63 +144,115 @@ def test_configs_lists_the_zoo(installed, tmp_path):
     assert listed('LAD', 'coco') == [n for n in everything if n.startswith('lad/') and 'coco' in n]
     # the name of one, which is a part of others' too
     assert listed(LAD) == [f'{QUICKSTART}{LAD}.py']
-    assert listed(f'{LAD}_') == [
-        f'{QUICKSTART}{LAD}_{end}.py' for end in ('200-labels', 'unlabelled')
-    ]
+    assert listed(f'{LAD}_') == [f'{QUICKSTART}{LAD}_unlabelled.py']
 
 
 @pytest.fixture(scope='module')
-def folder(installed, project, once, tmp_path_factory):
-    """A folder with data, a copied config and the teacher, made as the copying says."""
+def folder(installed, once, tmp_path_factory):
+    """A folder with data and copied configs, made by the command alone."""
 
     def make():
         folder = tmp_path_factory.mktemp('no_checkout')
-        (folder / 'data').mkdir()
-        (folder / 'data/digit_scenes').symlink_to(project.folder / 'data')
-        out, _ = installed.run('configs', LAD, '-o', 'my_lad.py', cwd=folder)
-        copying, training = re.search(r'from: rawkd (.+) && rawkd (.+)', out).groups()
-        # the same command in the checkout, which has everything imported
-        project.run(ROOT / 'rawkd.py', *copying.split(), cwd=folder)
-        project.run(ROOT / 'rawkd.py', *training.split(), *TWO_ITERATIONS, cwd=folder)
-        return folder, out
+        out, _ = installed.run('configs', FEW, '-o', 'my_lad.py', cwd=folder)
+        (command,) = {
+            line.partition('from: rawkd ')[2] for line in out.splitlines() if 'from:' in line
+        }
+        installed.run(*command.split(), '--train', '60', '--workers', '1', cwd=folder)
+        installed.run('configs', STUDENT, '-o', 'student.py', cwd=folder)
+        teacher, _ = installed.run('configs', TEACHER, '-o', '.', cwd=folder)
+        return folder, out, teacher
 
     return once('no_checkout', make)
 
 
 def test_a_copied_config_needs_no_other_file(folder):
-    path, out = folder
+    path, out, _ = folder
     text = (path / 'my_lad.py').read_text()
     assert not re.search(r'cfg_path|_base_|::', text)
     assert str(ROOT) not in text and 'packages/' not in text and str(path) not in text
-    checkpoint = f'work_dirs/{TEACHER}/iter_4000.pth'
-    assert f"teacher_ckpt='{checkpoint}'" in re.sub(r'=\s+', '=', text)
+    assert f"teacher_ckpt='{TEACHER}.pth'" in re.sub(r'=\s+', '=', text)
+    source = ROOT / 'configs/quickstart/weights' / f'{TEACHER}.pth'
+    assert (path / f'{TEACHER}.pth').read_bytes() == source.read_bytes()
     for said in (out, text.partition('auto_scale_lr')[0]):
-        assert f"{checkpoint}: the teacher's weights, from: rawkd configs" in said
-        assert 'data/digit_scenes: the data' in said
+        assert f"{TEACHER}.pth: the teacher's weights\n" in said
+        assert 'data/digit_scenes: the data, from: rawkd digit-scenes' in said
+        assert 'data/digit_scenes/images/train: the data, from: rawkd digit-scenes' in said
     assert out.endswith('To train it: rawkd train my_lad.py\n')
 
 
-def test_train_test_and_report(installed, folder):
-    path, _ = folder
-    # two iterations of the teacher instead of the 4000 whose result the config names
-    teacher = f'model.teacher_ckpt=work_dirs/{TEACHER}/iter_2.pth'
-    installed.run('train', 'my_lad.py', *TWO_ITERATIONS, teacher, cwd=path)
-    (log,) = (path / 'work_dirs/my_lad').glob('*/*.log')
+def test_other_weights_are_not_overwritten(folder, tmp_path, capsys):
+    """The copy of a config writes two files."""
+    mine = tmp_path / f'{TEACHER}.pth'
+    mine.write_text('mine')
+    command = [sys.executable, ROOT / 'rawkd.py', 'configs', LAD, '-o', 'lad.py']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode and f"'{TEACHER}.pth' exists and is not the file" in done.stderr
+    assert mine.read_text() == 'mine' and not (tmp_path / 'lad.py').exists()
+    subprocess.run([*command, '--force'], cwd=tmp_path, check=True, capture_output=True)
+    assert mine.read_bytes() != b'mine' and (tmp_path / 'lad.py').is_file()
+
+
+def test_the_shipped_teacher_has_its_published_metric(installed, folder):
+    """As a user evaluates it; README and the log beside it have the same number."""
+    path, _, out = folder
+    command = re.search(r'To evaluate them: rawkd (.+)', out)[1]
+    installed.run(*command.split(), cwd=path)
+    result = json.loads((path / f'work_dirs/{TEACHER}/test_metrics.json').read_text())
+    log = (ROOT / 'configs/quickstart/weights' / f'{TEACHER}.json').read_text().splitlines()
+    published = json.loads(log[-1])['mIoU']
+    assert result['metrics']['mIoU'] == pytest.approx(published, abs=0.006)
+    assert f'| teacher | {published:.2f} |' in (ROOT / 'README.md').read_text()
+
+
+def test_make_train_test_and_report(installed, folder):
+    """An own distillation with the shipped teacher, as the README shows it."""
+    path, _, _ = folder
+    pair = ['--teacher', f'{TEACHER}.py', '--teacher-ckpt', f'{TEACHER}.pth', '--student']
+    made, _ = installed.run(
+        'make-config', '--method', 'cad', *pair, 'student.py', '-o', 'my_cad.py', cwd=path
+    )
+    assert 'decode_head.bottleneck' in made
+    installed.run('train', 'my_cad.py', *TWO_ITERATIONS, cwd=path)
+    (log,) = (path / 'work_dirs/my_cad').glob('*/*.log')
     script = installed.packages / 'rawkd_mm/.mim/tools/train.py'
-    assert f'Command: {sys.executable} {script} my_lad.py --cfg-options' in log.read_text()
-    (scalars,) = (path / 'work_dirs/my_lad').glob('*/vis_data/scalars.json')
+    assert f'Command: {sys.executable} {script} my_cad.py --cfg-options' in log.read_text()
+    (scalars,) = (path / 'work_dirs/my_cad').glob('*/vis_data/scalars.json')
     logged = [json.loads(line) for line in scalars.read_text().splitlines()]
-    assert sum('distill.loss_0' in entry or 'distill.loss' in entry for entry in logged) > 0
+    assert any(key.startswith('distill.') for entry in logged for key in entry)
     (validated,) = (entry for entry in logged if 'mIoU' in entry)
 
-    checkpoint = 'work_dirs/my_lad/iter_2.pth'
-    out, _ = installed.run('test', 'my_lad.py', checkpoint, *TWO_ITERATIONS, cwd=path)
-    metrics = json.loads((path / 'work_dirs/my_lad/test_metrics.json').read_text())['metrics']
+    out, _ = installed.run('test', 'my_cad.py', 'work_dirs/my_cad/iter_2.pth', cwd=path)
+    metrics = json.loads((path / 'work_dirs/my_cad/test_metrics.json').read_text())['metrics']
     for name, value in metrics.items():
         assert value == pytest.approx(validated[name], abs=0.011)
         assert f'{name}: {value:g}' in out
-    print(metrics, logged)
 
-    out, _ = installed.run('report', 'work_dirs/my_lad', '--images', '1', cwd=path)
-    report = (path / 'work_dirs/my_lad/report.html').read_text()
-    assert 'work_dirs/my_lad/report.html' in out and '<h2>Metrics' in report
+    out, _ = installed.run('report', 'work_dirs/my_cad', '--images', '1', cwd=path)
+    report = (path / 'work_dirs/my_cad/report.html').read_text()
+    assert 'work_dirs/my_cad/report.html' in out and '<h2>Metrics' in report
+
+
+@pytest.mark.slow
+def test_the_other_commands(installed, folder):
+    path, _, _ = folder
+    few = ['train_dataloader.batch_size=2', *TWO_ITERATIONS[1:]]
+    installed.run('train', 'my_lad.py', '--cfg-options', *few, cwd=path)
+    log = next((path / 'work_dirs/my_lad').glob('*/vis_data/scalars.json')).read_text()
+    assert 'distill_unlabelled.' in log
+    out, _ = installed.run('inspect', f'{TEACHER}.py', cwd=path)
+    assert 'decode_head.bottleneck' in out
+    installed.run('dump-config', 'my_lad.py', '-o', 'dumped.py', cwd=path)
+    assert (path / 'dumped.py').is_file()
+    out, _ = installed.run('benchmark', 'my_lad.py', '--help', cwd=path)
+    assert 'usage: rawkd benchmark' in out
+    sweep = ['--weights', '3', '--seeds', '0', '--work-dir', 'sweep', '--cfg-options', *few]
+    installed.run('sweep', 'my_lad.py', *sweep, cwd=path)
+    assert list((path / 'sweep').glob('*/result.json'))
+
+
+@pytest.mark.slow
+def test_demo(installed, tmp_path):
+    few = ['--iters', '4', '--train', '60', '--val', '8', '--jobs', '1']
+    out, _ = installed.run('demo', *few, cwd=tmp_path)
+    table = (tmp_path / 'work_dirs/demo/table.md').read_text()
+    assert table in out + '\n' and table.count('\n') == 7

@@ -10,6 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import _package
 import digit_scenes_generator as generator
 from digit_scenes_drawing import DigitScenesOptions
 
@@ -20,6 +23,7 @@ def parse_args() -> argparse.Namespace:
         len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     )
     parser = argparse.ArgumentParser(
+        prog=_package.program(),
         description='Make DigitScenes: handwritten digits on dimmed photographs, both from '
         'scikit-learn, as images with label maps (MMSegmentation) and as COCO json with boxes and '
         'masks (MMDetection). The same options and seed give the same data everywhere.',
