@@ -66,6 +66,8 @@ def options(run: Run, demo: Demo, iters: int, labels: int, teacher: Path | None)
         result['train_dataloader.dataset.indices'] = str(chosen).replace(' ', '')
     if demo.iters is not None or run.method == 'longer':
         result['train_cfg.max_iters'] = result['param_scheduler.0.total_steps'] = iters
+        if iters == 10:  # a warm-up of exactly one step makes OneCycleLR divide by zero
+            result['param_scheduler.0.pct_start'] = 0.3
     if demo.iters is not None:
         result['train_cfg.val_interval'] = max(1, iters // 4)
         result['default_hooks.checkpoint.interval'] = max(1, iters // 4)
