@@ -3,6 +3,7 @@
 import contextlib
 import io
 import statistics
+import textwrap
 from pathlib import Path
 
 from ..training import load_config
@@ -36,7 +37,8 @@ def draw_predictions(demo: Demo, results: dict, path: Path, count: int = 5) -> N
         for method, runs in results.items():
             run = next(iter(runs.values()))
             config = configs['teacher' if method == 'teacher' else 'student']
-            title = f'{LABELS[method]}\n{run[task.unit]:.1f} {task.unit}'
+            name = textwrap.fill(LABELS[method], 16)
+            title = f'{name}\n{run[task.unit]:.1f} {task.unit}'
             model = load_model(config, run['checkpoint'])
             columns[title] = predictions_of(model, dataset, images)
 
