@@ -241,7 +241,7 @@ def test_the_other_commands(installed, folder):
     assert 'distill_unlabelled.' in log
     out, _ = installed.run('inspect', f'{TEACHER}.py', cwd=path)
     assert 'decode_head.bottleneck' in out
-    installed.run('dump-config', 'my_lad.py', '-o', 'dumped.py', cwd=path)
+    installed.run('dump-config', 'my_lad.py', 'dumped.py', cwd=path)
     assert (path / 'dumped.py').is_file()
     out, _ = installed.run('benchmark', 'my_lad.py', '--help', cwd=path)
     assert 'usage: rawkd benchmark' in out
