@@ -174,7 +174,7 @@ class _Trace(TorchFunctionMode):
         if any(all(x is not y for y in outputs) for x in written):
             self._block(known, f'{where} writes it into another tensor')
 
-        trail, reason = None, f'{where} gives it'
+        trail, reason = None, self._reason(where, given)
         if reader is not None:
             for one in known:
                 one.readers.update(dict.fromkeys(reader))
@@ -182,7 +182,7 @@ class _Trace(TorchFunctionMode):
             reason = f'{where} combines it with maps of other norms'
             self._block(known, reason)
         elif known and 'other' in effects:
-            reason = f'{where} does not give a multiple of a multiple'
+            reason = f'{where} does not let a factor through'
             self._block(known, reason)
         elif known:
             trail = next(iter(known))
@@ -193,6 +193,12 @@ class _Trace(TorchFunctionMode):
             for x in outputs:
                 self._set(x, _Trail(norm, where), reason)
         return output
+
+    def _reason(self, where: str, given: Sequence[Tensor]) -> str:
+        """Tell why what a function gives is on no trail: because of its input, if that is all it has."""
+        if len(given) == 1 and id(given[0]) in self._made:
+            return self._made[id(given[0])][1]
+        return f'{where} gives it'
 
     def _where(self, func: Callable) -> str:
         name = getattr(func, '__name__', None) or str(func)
@@ -234,10 +240,16 @@ class _Trace(TorchFunctionMode):
             list[str]: 'scales', 'same' or 'other' for each tensor; without tensors, ['other'] if a
             number or an array depends on the scale.
         """
+        state = torch.get_rng_state()
+        results = []
         try:
-            results = [self._call_scaled(func, args, kwargs, x) for x in (1.0, *_FACTORS)]
+            for factor in (1.0, *_FACTORS):
+                torch.set_rng_state(state)
+                results.append(self._call_scaled(func, args, kwargs, factor))
         except Exception:  # (what cannot be repeated is not known to be harmless)
             return ['other']
+        finally:
+            torch.set_rng_state(state)
         reference, *scaled = (_tensors(x) for x in results)
         if not reference:
             return ['other'] if any(_is_another(results[0], x) for x in results[1:]) else []

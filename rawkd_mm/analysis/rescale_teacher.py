@@ -169,11 +169,11 @@ def _prepare(cfg: Any, state: dict[str, Tensor]) -> nn.Module:
 
 @contextmanager
 def _in_float64() -> Iterator[None]:
-    """What a model makes itself (anchors, positions) has the type of its weights."""
+    """Let what a model makes itself (anchors, positions) be float64; random numbers stay in here."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.set_default_dtype(before)
@@ -188,6 +188,7 @@ def _auxiliary_heads(model: nn.Module) -> dict[str, nn.Module]:
 
 def _run(model: nn.Module, inputs: Tensor, samples: list, source: FeatureSource) -> None:
     """Run a model and its auxiliary heads, which would otherwise run in a training alone."""
+    torch.manual_seed(0)  # some heads draw random numbers (SegNeXt's)
     run_for_features(model, inputs, samples, [source.module, *_auxiliary_heads(model)])
 
 
@@ -236,6 +237,7 @@ def _flatten(value: Any) -> list[Tensor]:
 
 def _predict(model: nn.Module, data: dict) -> list[Tensor]:
     """Give what a model predicts: scores, classes, boxes."""
+    torch.manual_seed(0)
     samples = model(data['inputs'].double(), copy.deepcopy(data['data_samples']), mode='predict')
     return [
         x

@@ -142,6 +142,21 @@ def test_an_auxiliary_head_is_a_reader():
     assert sorted(result.scale.readers) == names
 
 
+def test_a_head_that_draws_random_numbers():
+    """LightHamHead of SegNeXt begins its factorisation with random matrices, also in eval mode."""
+    config = pspnet()
+    config['decode_head'] = dict(
+        config['decode_head'], type='LightHamHead', in_channels=[16, 32], in_index=[2, 3],
+        ham_channels=8, ham_kwargs=dict(MD_R=4), norm_cfg=dict(type='GN', num_groups=2),
+    )  # fmt: skip
+    del config['decode_head']['pool_scales'], config['auxiliary_head']
+    cfg, state = made(config)
+    before = torch.get_rng_state()
+    result = rescale_teacher(cfg, state, 'decode_head.align', 0.5, size=(64, 64))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert result.scale.norm == ['decode_head.align.gn.weight', 'decode_head.align.gn.bias']
+
+
 # What is refused
 
 
@@ -171,7 +186,7 @@ def test_alpha_that_leaves_no_digits(alpha):
         # a sum of two norms
         (
             'backbone[3]',
-            'no norm that sets its scale: .*relu.* in .*|combines it with maps of other',
+            'no norm that sets its scale: add_ in .backbone.layer4.1. .* does not let',
         ),
         # resized and concatenated with other maps
         (
@@ -297,19 +312,19 @@ def test_activations(activation):
 
 @pytest.mark.parametrize('activation', [nn.ReLU6(), nn.GELU(), nn.SiLU(), nn.Softplus(), nn.ELU()])
 def test_activations_that_do_not_scale(activation):
-    with pytest.raises(UsageError, match='does not give a multiple of a multiple'):
+    with pytest.raises(UsageError, match='does not let a factor through'):
         scale_of(ALLOWED['one'], activation=activation)
 
 
 REFUSED = {
-    'softmax': (lambda m, x: m.conv(x) + x.softmax(1), "softmax in Small does not give"),
-    'product': (lambda m, x: m.conv(x) + x * x, 'mul in Small does not give'),
-    'sum with another': (lambda m, x: m.conv(x + 1), 'add in Small does not give'),
-    'another norm': (lambda m, x: m.norm(x), 'batch_norm in .norm.*does not give'),
-    'number': (lambda m, x: m.conv(x) * x.mean().item(), 'item in Small does not give'),
+    'softmax': (lambda m, x: m.conv(x) + x.softmax(1), "softmax in Small does not let"),
+    'product': (lambda m, x: m.conv(x) + x * x, 'mul in Small does not let'),
+    'sum with another': (lambda m, x: m.conv(x + 1), 'add in Small does not let'),
+    'another norm': (lambda m, x: m.norm(x), 'batch_norm in .norm.*does not let'),
+    'number': (lambda m, x: m.conv(x) * x.mean().item(), 'item in Small does not let'),
     'nobody': (lambda m, x: x, 'no convolution or linear layer reads it'),
     'computed weight': (lambda m, x: F.conv2d(x, 2 * m.conv.weight, m.conv.bias),
-                        'conv2d in Small does not give'),
+                        'conv2d in Small does not let'),
     'shared': (lambda m, x: m.conv(x) + m.conv(x + x), "'conv.weight'.* is used 2 times"),
     'shared with another map': (lambda m, x: m.conv(x) + m.conv(torch.ones(1, 8, 1, 1).double()),
                                 "'conv.weight'.* is used 2 times"),
@@ -328,9 +343,15 @@ def test_what_is_refused(name):
         scale_of(end)
 
 
-@pytest.mark.parametrize('norm', [nn.BatchNorm2d(8, affine=False), nn.Identity()])
-def test_norms_without_weights(norm):
-    with pytest.raises(UsageError, match='no norm that sets its scale: relu in Small gives it'):
+@pytest.mark.parametrize(
+    ('norm', 'giver'),
+    [
+        (nn.BatchNorm2d(8, affine=False), "batch_norm in 'norm'"),
+        (nn.Identity(), "conv2d in 'first'"),
+    ],
+)
+def test_norms_without_weights(norm, giver):
+    with pytest.raises(UsageError, match=f'no norm that sets its scale: {giver} .* gives it'):
         scale_of(ALLOWED['one'], norm=norm)
 
 
