@@ -18,6 +18,7 @@ and become 0, all of which is far below the eps under which a vector has no dire
 input gives NaN or inf, never a finite number.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ __all__ = [
     'FeatureGeometry',
     'angular_distance',
     'decompose',
+    'kl_divergence',
     'magnitude_distance',
     'naive_distance',
     'normalized_distance',
@@ -247,6 +249,53 @@ def normalized_distance(student: Tensor, teacher: Tensor, eps: float = 1e-8) -> 
         return (feature - mean) * (variance + eps).rsqrt()
 
     return (standardize(teacher.detach()) - standardize(student)).square().mean()
+
+
+def kl_divergence(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
+    r"""Canonical distillation (Hinton et al., arXiv 1503.02531): KL divergence of the class scores.
+
+    With :math:`p = \mathrm{softmax}(F / \tau)` over the channels at each position, it is
+    :math:`\tau^2 \sum_c p^t_c \log(p^t_c / p^s_c)`, the mean over positions and images. The factor
+    :math:`\tau^2` keeps the size of the gradient where tau changes.
+
+    MMRazor's ``KLDivergence`` divides the sum by the number of images alone. It is this value times the
+    number of positions, and the same for scores of shape (B, C).
+
+    One channel is the score of the second of two classes whose first one has the score 0, as in
+    MMSegmentation's heads with ``out_channels=1``: the softmax is then the sigmoid.
+
+    Args:
+        student (Tensor): Scores before the softmax, shape (B, C, ...), floating point. Receives the
+            gradient.
+        teacher (Tensor): The same shape. Receives no gradient.
+        tau (float): Temperature, positive and finite. Defaults to 1.0.
+
+    Returns:
+        Tensor: Scalar, not negative but for rounding, float32, or float64 if an input is.
+
+    Raises:
+        ValueError: As :func:`angular_distance`, and if tau is not positive and finite.
+        TypeError: As :func:`angular_distance`.
+
+    Examples:
+        >>> import torch
+        >>> student = torch.tensor([[0.0, 0.0]])  # both classes 1/2
+        >>> kl_divergence(student, torch.tensor([[1000.0, 0.0]]))  # surely the first: log 2
+        tensor(0.6931)
+    """
+    _check(student, teacher)
+    if not (tau > 0 and math.isfinite(tau)):
+        raise ValueError(f'tau must be positive and finite, got {tau}')
+    dtype = compute_dtype(student, teacher)
+    student, teacher = student.to(dtype), teacher.detach().to(dtype)
+    if student.shape[1] == 1:
+        student, teacher = (torch.cat([torch.zeros_like(x), x], dim=1) for x in (student, teacher))
+    log_s, log_t = ((x / tau).log_softmax(dim=1) for x in (student, teacher))
+    p_s, p_t = log_s.exp(), log_t.exp()
+    # The differences of the probabilities sum to 0. With them each term is 0 or more and has its
+    # minimum where both are the same, so that the rounding of the logarithms cancels.
+    terms = p_t * (log_t - log_s) + (p_s - p_t)
+    return tau**2 * terms.sum(dim=1).mean()
 
 
 class FeatureGeometry(NamedTuple):

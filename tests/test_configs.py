@@ -64,6 +64,7 @@ METHODS = {
     'md': ('MagnitudeLoss', 100, 10),
     'nfd': ('NFDLoss', 1.5, 1.5),
     'cwd': ('ChannelWiseDivergence', 5, 5),
+    'kl': ('KLLoss', 1, 1),
 }
 SOURCES = {
     'bottleneck': 'decode_head.bottleneck',
@@ -97,7 +98,7 @@ def expected_distillations():
     for (student, pair), dataset in product(PAIRS.items(), DATASETS_OF_THE_ZOO):
         teacher, _, _, before_classifier = pair
         for method in METHODS:
-            locations = ['logits' if method == 'cwd' else before_classifier]
+            locations = ['logits' if method in ('cwd', 'kl') else before_classifier]
             if method in ('lad', 'cad') and dataset == 'cityscapes' and teacher == 'pspnet-r101':
                 locations.append('backbone')
             for location in locations:
@@ -120,6 +121,7 @@ FOLDERS = sorted({name.partition('/')[0] for name in ALL})
 SAMPLE = [
     'lad/lad_backbone_pspnet-r101_pspnet-r18_8xb2-80k_cityscapes-512x1024.py',
     'cwd/cwd_logits_pspnet-r101_pspnet-mv2_8xb2-80k_ade20k-512x512.py',
+    'kl/kl_logits_pspnet-r101_pspnet-r18_8xb2-80k_voc12aug-512x512.py',
     'md/md_bottleneck_pspnet-r101_pspnet-mv2_8xb2-80k_voc12aug-512x512.py',
     'cad/cad_fpn-bottleneck_upernet-swin-b_upernet-swin-t_8xb2-80k_voc12aug-512x512.py',
 ]
@@ -157,7 +159,7 @@ def test_zoo_is_complete():
     there = {name for name in there if not name.startswith(('_base_/', 'quickstart/'))}
     # for COCO see test_configs_coco.py
     assert {name for name in there if not name.endswith('_coco.py')} == set(ALL)
-    assert (len(STUDENTS), len(OWN_TEACHERS), len(DISTILLATIONS)) == (9, 2, 58)
+    assert (len(STUDENTS), len(OWN_TEACHERS), len(DISTILLATIONS)) == (9, 2, 67)
 
 
 @pytest.mark.parametrize('folder', FOLDERS)

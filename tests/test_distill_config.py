@@ -44,16 +44,26 @@ def test_every_fragment_is_taken(monkeypatch):
             try:
                 method = choose_method(name, model)
             except UsageError:
-                assert name in ('fgd', 'fkd') and hasattr(model, 'decode_head')
+                others = ('fgd', 'fkd') if hasattr(model, 'decode_head') else ('kl',)
+                assert name in others
             else:
                 assert method.loss['type'] and method.note
     assert taken == set(FRAGMENTS)
 
 
 def test_a_segmentor_is_told_what_there_is():
-    message = 'For segmentation there are lad, cad, pad, naive, md, nfd, cwd, mgd$'
+    message = 'For segmentation there are lad, cad, pad, naive, md, nfd, cwd, kl, mgd$'
     with pytest.raises(UsageError, match=message):
         choose_method('fgd', build(pspnet()))
+
+
+@pytest.mark.usefixtures('mmdet')
+def test_a_detector_is_told_what_there_is():
+    message = (
+        'kl is for segmentors, and the student RetinaNet is none. For it there are lad, .*, fkd$'
+    )
+    with pytest.raises(UsageError, match=message):
+        choose_method('kl', build(retinanet()))
 
 
 def test_nothing_but_the_model_is_left_of_a_fragment():

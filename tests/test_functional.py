@@ -14,7 +14,7 @@ import torch
 from rawkd_mm import functional, reductions
 
 ANGULAR = ('layer', 'channel', 'pixel')
-NAMES = (*ANGULAR, 'naive', 'magnitude', 'normalized')
+NAMES = (*ANGULAR, 'naive', 'magnitude', 'normalized', 'kl')
 SHAPES = ((1, 1, 1, 1), (2, 3), (2, 3, 5), (1, 7, 1, 9), (3, 1, 4, 4), (2, 3, 2, 2, 2))
 HALF, BRAIN, SINGLE, DOUBLE = torch.float16, torch.bfloat16, torch.float32, torch.float64
 DTYPES = (
@@ -37,6 +37,8 @@ EPS = 1e-8
 def call(name, student, teacher):
     if name in ANGULAR:
         return functional.angular_distance(student, teacher, name)
+    if name == 'kl':
+        return functional.kl_divergence(student, teacher)
     return getattr(functional, f'{name}_distance')(student, teacher)
 
 
@@ -102,6 +104,22 @@ def reference_normalized(student, teacher, eps=EPS):
         g = 2 * (x - y) / student.size
         gradient.append((g - g.mean() - x * (g * x).mean()) / deviation)
     return value, np.stack(gradient).reshape(student.shape)
+
+
+def log_softmax(array, tau):
+    """Over the channels; a single one is the score of the second of two classes."""
+    if array.shape[1] == 1:
+        array = np.concatenate([np.zeros_like(array), array], axis=1)
+    scaled = array / tau - (array / tau).max(1, keepdims=True)
+    return scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
+
+
+def reference_kl(student, teacher, tau=1.0):
+    log_s, log_t = (log_softmax(x, tau) for x in (student, teacher))
+    positions = student.size / student.shape[1]
+    value = tau**2 * (np.exp(log_t) * (log_t - log_s)).sum() / positions
+    gradient = tau * (np.exp(log_s) - np.exp(log_t)) / positions
+    return value, gradient[:, -student.shape[1] :]
 
 
 def reference(name, student, teacher):
@@ -248,7 +266,7 @@ def test_identical_and_opposite(name, dtype):
         assert grad.abs().max() < 1e-6
 
 
-@pytest.mark.parametrize('name', ('naive', 'magnitude', 'normalized'))
+@pytest.mark.parametrize('name', ('naive', 'magnitude', 'normalized', 'kl'))
 def test_identical(name):
     student, _ = features((2, 4, 3, 5))
     assert call(name, student, student) == 0
@@ -335,6 +353,7 @@ def test_autocast(name):
         ('naive', SINGLE, 'aot_eager'),
         ('magnitude', SINGLE, 'aot_eager'),
         ('normalized', SINGLE, 'aot_eager'),
+        ('kl', HALF, 'aot_eager'),
     ],
     ids=str,
 )
@@ -660,6 +679,75 @@ def test_decompose_of_zero_features(zero):
     assert student.grad.isfinite().all()
 
 
+# KL divergence
+
+
+@pytest.mark.parametrize('tau', [0.25, 1, 4.0, 30.0])
+@pytest.mark.parametrize('shape', [(3, 5), (2, 7, 3, 5), (2, 1, 3, 5)], ids=str)
+@pytest.mark.parametrize('dtype', [HALF, BRAIN, SINGLE, DOUBLE], ids=str)
+def test_kl_temperature(dtype, shape, tau):
+    student, teacher = features(shape, dtype)
+    out = functional.kl_divergence(student, teacher, tau)
+    (grad,) = torch.autograd.grad(out * -3, student)
+    value, gradient = reference_kl(to_numpy(student), to_numpy(teacher), tau)
+    # at a high temperature what is left of the differences is multiplied by the square of it
+    rel = tolerance(dtype) * max(1, tau)
+    assert out.item() == pytest.approx(value, rel=rel)
+    rtol = max(GRADIENT_RTOL[dtype], rel)
+    np.testing.assert_allclose(to_numpy(grad), -3 * gradient, rtol=rtol, atol=rtol * 0.1)
+
+
+@pytest.mark.parametrize('tau', [0.5, 2.0])
+@pytest.mark.parametrize('shape', [(3, 5), (2, 7, 3, 5)], ids=str)
+def test_kl_is_mmrazors_over_the_positions(shape, tau):
+    from mmrazor.models.losses import KLDivergence
+
+    student, teacher = features(shape, DOUBLE)
+    theirs = KLDivergence(tau=tau)(student, teacher)
+    ours = functional.kl_divergence(student, teacher, tau)
+    positions = student[0, 0].numel()
+    assert theirs.item() == pytest.approx(positions * ours.item(), rel=1e-12)
+    pair = [torch.autograd.grad(out, student)[0] for out in (theirs, positions * ours)]
+    torch.testing.assert_close(*pair, rtol=1e-10, atol=1e-14)
+
+
+def test_kl_of_one_channel_is_that_of_two_bernoulli_distributions():
+    student, teacher = features((2, 1, 4, 5), DOUBLE)
+    p_s, p_t = (torch.sigmoid(x.detach()) for x in (student, teacher))
+    two = [torch.distributions.Bernoulli(p) for p in (p_t, p_s)]
+    expected = torch.distributions.kl_divergence(*two).mean().item()
+    assert functional.kl_divergence(student, teacher).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(('dtype', 'large'), [(HALF, 65504.0), (BRAIN, 1e38), (SINGLE, 1e38)])
+def test_kl_of_extreme_scores(dtype, large):
+    student = torch.tensor([[large, -large], [large, -large], [0, 0]], dtype=dtype)
+    teacher = torch.tensor([[large, -large], [-large, large], [large, 0]], dtype=dtype)
+    student.requires_grad_()
+    out = functional.kl_divergence(student, teacher)
+    (grad,) = torch.autograd.grad(out, student)
+    exact = 2 * to_numpy(student)[0, 0]
+    assert out.item() == pytest.approx((exact + math.log(2)) / 3, rel=1e-5)
+    expected = torch.tensor([[0, 0], [1, -1], [-0.5, 0.5]]) / 3
+    torch.testing.assert_close(grad.float(), expected, rtol=1e-2, atol=0)
+
+
+def test_kl_of_nearly_the_same_scores():
+    """It is 5e-9, while the logarithms are rounded by 2e-7."""
+    student, noise = features((2, 19, 16, 16), seed=3)
+    student = student.detach()
+    teacher = student + 1e-4 * noise
+    expected = reference_kl(to_numpy(student), to_numpy(teacher))[0]
+    out = functional.kl_divergence(student, teacher).item()
+    assert out == pytest.approx(expected, rel=2e-2) and out > 0
+
+
+@pytest.mark.parametrize('tau', [0, -1.0, math.nan, math.inf])
+def test_bad_tau(tau):
+    with pytest.raises(ValueError, match=f'tau must be positive and finite, got {tau}'):
+        functional.kl_divergence(torch.ones(1, 2, 3), torch.ones(1, 2, 3), tau)
+
+
 # What is refused
 
 FUNCTIONS = (
@@ -667,6 +755,7 @@ FUNCTIONS = (
     functional.naive_distance,
     functional.magnitude_distance,
     functional.normalized_distance,
+    functional.kl_divergence,
     functional.decompose,
 )
 

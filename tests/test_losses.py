@@ -17,7 +17,7 @@ import rawkd_mm
 from rawkd_mm.registry import MODELS
 
 ANGULAR = ('LADLoss', 'CADLoss', 'PADLoss')
-NAMES = (*ANGULAR, 'NaiveFeatureLoss', 'MagnitudeLoss', 'NFDLoss')
+NAMES = (*ANGULAR, 'NaiveFeatureLoss', 'MagnitudeLoss', 'NFDLoss', 'KLLoss')
 
 
 def cosines(s, t, axis):
@@ -36,6 +36,9 @@ def reference(name, student, teacher):
     if name == 'MagnitudeLoss':
         n, m = (np.sqrt((x * x).sum((1, 2, 3))) for x in (s, t))
         return np.mean((m - n) ** 2) / s[0].size
+    if name == 'KLLoss':
+        p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (s, t))
+        return np.mean((q * np.log(q / p)).sum(1))
     x, y = (
         (f - f.mean((2, 3), keepdims=True)) / np.sqrt(f.var((2, 3), keepdims=True) + 1e-8)
         for f in (s, t)
@@ -129,7 +132,7 @@ def test_shape_mismatch(name):
         MODELS.build(dict(type=name))(torch.ones(2, 6, 4, 5), torch.ones(2, 6, 4, 6))
 
 
-@pytest.mark.parametrize('name', ['LADLoss', 'CADLoss', 'NaiveFeatureLoss'])
+@pytest.mark.parametrize('name', ['LADLoss', 'CADLoss', 'NaiveFeatureLoss', 'KLLoss'])
 def test_compiled(name):
     eager = MODELS.build(dict(type=name, loss_weight=2.5))
     loss = MODELS.build(dict(type=name, loss_weight=2.5, compile=True))
@@ -164,6 +167,21 @@ def test_bad_compile(value):
 def test_options_are_shown():
     shown = repr(MODELS.build(dict(type='CADLoss', loss_weight=2.5, compile=True)))
     assert 'loss_weight=2.5' in shown and 'compile=True' in shown
+
+
+@pytest.mark.parametrize('compiled', [False, True])
+def test_temperature(compiled):
+    student, teacher = features()
+    loss = MODELS.build(dict(type='KLLoss', loss_weight=2, tau=4, compile=compiled))
+    expected = 2 * 16 * reference('KLLoss', student / 4, teacher / 4)
+    assert loss(student, teacher).item() == pytest.approx(expected, rel=1e-4)
+    assert 'tau=4.0' in repr(loss)
+
+
+@pytest.mark.parametrize('tau', [0, -1, math.nan, math.inf, True, '3', None])
+def test_bad_temperature(tau):
+    with pytest.raises((ValueError, TypeError), match=f'tau must be .* got {tau!r}'):
+        MODELS.build(dict(type='KLLoss', tau=tau))
 
 
 # In place of ChannelWiseDivergence, under MMRazor's own SingleTeacherDistill

@@ -19,7 +19,7 @@ from pathlib import Path
 import _common  # noqa: F401 (finds the checkout's package)
 
 # as rawkd_mm.distill_config has them: --help does not wait for that to be imported
-METHODS = ('lad', 'cad', 'pad', 'naive', 'md', 'nfd', 'cwd', 'mgd', 'fgd', 'fkd')
+METHODS = ('lad', 'cad', 'pad', 'naive', 'md', 'nfd', 'cwd', 'kl', 'mgd', 'fgd', 'fkd')
 
 
 def parse_args() -> argparse.Namespace:
@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
         '--method',
         required=True,
         choices=METHODS,
-        help='what compares the features; fgd and fkd are for detectors',
+        help='what compares the features; fgd and fkd are for detectors, kl for segmentors',
     )
     parser.add_argument(
         '--features',
@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
         default=['auto'],
         metavar='auto|STUDENT=TEACHER',
         help='what is compared. auto (default): of a segmentor the last feature before the '
-        'classifier (cwd: the scores of the main head), of a detector every level of the neck (fgd, '
+        'classifier (cwd, kl: the scores of the main head), of a detector every level of the neck (fgd, '
         "mgd, fkd of two stages: those that the RoI head reads). Or pairs of modules' paths, such as "
         'backbone[3]=backbone[3] decode_head.convs=decode_head.bottleneck, which '
         'tools/inspect_features.py lists',

@@ -12,6 +12,7 @@ LOSSES = {
     'cad': 'CADLoss',
     'pad': 'PADLoss',
     'nfd': 'NFDLoss',
+    'kl': 'KLLoss',
 }
 # Name of each that distils -> what a legend calls it, and how it is drawn.
 LEGENDS = {
@@ -21,4 +22,5 @@ LEGENDS = {
     'cad': ('CAD', dict(color='#cc79a7', marker='D')),
     'pad': ('PAD', dict(color='#e69f00', marker='v')),
     'nfd': ('NFD', dict(color='#56b4e9', marker='X')),
+    'kl': ('KL', dict(color='#666666', marker='P')),
 }

@@ -10,7 +10,7 @@ from ..training import UsageError
 
 # In the order in which they are listed. The command line has the same names: it does not wait for
 # this package to be imported.
-METHODS = ('lad', 'cad', 'pad', 'naive', 'md', 'nfd', 'cwd', 'mgd', 'fgd', 'fkd')
+METHODS = ('lad', 'cad', 'pad', 'naive', 'md', 'nfd', 'cwd', 'kl', 'mgd', 'fgd', 'fkd')
 FRAGMENTS = Path('configs', '_base_', 'methods')
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -75,10 +75,12 @@ def choose_method(name: str, model: nn.Module) -> Method:
     """
     file = find_fragment(name, kinds_of(model))
     if file is None:
-        others = [m for m in METHODS if find_fragment(m, ['segmentation'])]
+        is_segmentor = hasattr(model, 'decode_head')
+        others = [m for m in METHODS if find_fragment(m, kinds_of(model))]
+        made_for, there = ('detectors', 'segmentation') if is_segmentor else ('segmentors', 'it')
         raise UsageError(
-            f'--method {name} is for detectors, and the student {type(model).__name__} is none. For '
-            f'segmentation there are {", ".join(others)}'
+            f'--method {name} is for {made_for}, and the student {type(model).__name__} is none. For '
+            f'{there} there are {", ".join(others)}'
         )
     fragment = Config.fromfile(str(file)).to_dict()['method']
     distiller = fragment['model']['distiller']

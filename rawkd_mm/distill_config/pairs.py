@@ -17,6 +17,8 @@ from .methods import Method
 # Methods that take of a two-stage detector what its RoI head reads; the neck's further level is
 # pooled from the one before.
 OF_ROI_LEVELS = ('fgd', 'mgd', 'fkd')
+# Methods that take of a segmentor the scores of the classes.
+OF_SCORES = ('cwd', 'kl')
 
 
 def choose_pairs(
@@ -38,14 +40,15 @@ def choose_pairs(
             for f in args.features
         ]
         return pairs, []
-    if args.method == 'cwd' and hasattr(student, 'decode_head'):
+    if args.method in OF_SCORES and hasattr(student, 'decode_head'):
         scores = [find_classifier(model, role, shape) for role, model in models.items()]
         numbers = [feature.shape[0] for feature in scores]
         if numbers[0] != numbers[1]:
             raise UsageError(
-                f'--method cwd compares the scores of the classes, and the student has {numbers[0]}, '
-                f"the teacher {numbers[1]} (outputs of the student's {scores[0].source.text} and of "
-                f"the teacher's {scores[1].source.text}). Name other features, or take another method"
+                f'--method {args.method} compares the scores of the classes, and the student has '
+                f"{numbers[0]}, the teacher {numbers[1]} (outputs of the student's "
+                f"{scores[0].source.text} and of the teacher's {scores[1].source.text}). Name other "
+                'features, or take another method'
             )
         return [scores], []
     found = [find_features(model, role, shape) for role, model in models.items()]

@@ -1,11 +1,20 @@
 """Distillation losses, registered in MMRazor's MODELS."""
 
-from .feature_losses import CADLoss, LADLoss, MagnitudeLoss, NaiveFeatureLoss, NFDLoss, PADLoss
+from .feature_losses import (
+    CADLoss,
+    KLLoss,
+    LADLoss,
+    MagnitudeLoss,
+    NaiveFeatureLoss,
+    NFDLoss,
+    PADLoss,
+)
 from .fgd_loss import FGDLoss
 
 __all__ = [
     'CADLoss',
     'FGDLoss',
+    'KLLoss',
     'LADLoss',
     'MagnitudeLoss',
     'NFDLoss',

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..functional import (
     angular_distance,
+    kl_divergence,
     magnitude_distance,
     naive_distance,
     normalized_distance,
@@ -71,6 +72,11 @@ class FeatureLoss(nn.Module):
             raise TypeError(f'compile must be True or False, got {compile!r}')
         self.compiled = compile
 
+    @property
+    def options(self) -> tuple[float, ...]:
+        """What :meth:`weighted_distance` takes beside the features: the weight, in some losses more."""
+        return (self.loss_weight,)
+
     @staticmethod
     def weighted_distance(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
         """Compute the weighted loss, a scalar: all that is compiled."""
@@ -92,7 +98,7 @@ class FeatureLoss(nn.Module):
         function = self.weighted_distance
         if self.compiled:
             function = _compile(function)
-        return function(preds_S, preds_T, self.loss_weight)
+        return function(preds_S, preds_T, *self.options)
 
     def extra_repr(self) -> str:
         """Show the options where the model is printed."""
@@ -274,3 +280,49 @@ class NFDLoss(ChannelLoss):
     def weighted_distance(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
         """See :func:`rawkd_mm.functional.normalized_distance`."""
         return weight * normalized_distance(student, teacher)
+
+
+@register_model
+class KLLoss(ChannelLoss):
+    r"""Canonical distillation (Hinton et al., arXiv 1503.02531): KL(teacher || student) of the scores.
+
+    The scores are what the classifier gives: name its output in the pair of features, such as
+    ``decode_head.conv_seg``. MMRazor's ``KLDivergence`` is this loss times the number of positions.
+
+    Args:
+        loss_weight (float): Weight of the loss. Defaults to 1.0, that of the task's loss (assumption).
+        compile (bool): See :class:`FeatureLoss`.
+        layout (str, optional): See :class:`ChannelLoss`.
+        tau (float): Temperature, positive and finite. Defaults to 1.0, as in the pixel-wise distillation
+            of the code that CIRKD (arXiv 2204.06986) released, which divides by the positions too.
+
+    Raises:
+        ValueError: If tau is not positive and finite.
+        TypeError: If tau is not a number.
+    """
+
+    def __init__(
+        self,
+        loss_weight: float = 1.0,
+        compile: bool = False,
+        layout: str | None = None,
+        tau: float = 1.0,
+    ) -> None:
+        super().__init__(loss_weight, compile, layout)
+        self.tau = check_weight('tau', tau)
+        if not self.tau:
+            raise ValueError(f'tau must be positive, got {tau}')
+
+    @property
+    def options(self) -> tuple[float, ...]:
+        """Weight and temperature."""
+        return self.loss_weight, self.tau
+
+    @staticmethod
+    def weighted_distance(student: Tensor, teacher: Tensor, weight: float, tau: float) -> Tensor:
+        """See :func:`rawkd_mm.functional.kl_divergence`."""
+        return weight * kl_divergence(student, teacher, tau)
+
+    def extra_repr(self) -> str:
+        """Show the options where the model is printed."""
+        return f'{super().extra_repr()}, tau={self.tau}'

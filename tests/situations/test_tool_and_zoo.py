@@ -147,10 +147,10 @@ def test_tool_and_zoo_at_full_size(name, published):
 
 
 def test_the_zoo_is_not_empty():
-    """59 pairs and methods: those above would also pass without any."""
+    """68 pairs and methods: those above would also pass without any."""
     names = zoo_configs()
     assert {name.partition('/')[0] for name in names} == {
-        'lad', 'cad', 'naive', 'md', 'nfd', 'cwd', 'mgd', 'fgd', 'fkd'}  # fmt: skip
+        'lad', 'cad', 'naive', 'md', 'nfd', 'cwd', 'kl', 'mgd', 'fgd', 'fkd'}  # fmt: skip
     assert len(names) > 50
 
 

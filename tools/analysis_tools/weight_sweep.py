@@ -35,7 +35,9 @@ def make_arguments():
         '--method',
         required=True,
         choices=METHODS,
-        help='the loss of all pairs, or the student alone: ' + ', '.join(METHODS),
+        help='the loss of all pairs, or the student alone: '
+        + ', '.join(METHODS)
+        + ' (kl compares logits: take one of configs/kl as CONFIG, or one that names them)',
     )
     parser.add_argument(
         '--weights',

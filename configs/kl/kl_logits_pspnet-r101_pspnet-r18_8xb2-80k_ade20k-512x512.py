@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/pairs/pspnet-r101_pspnet-r18_ade20k.py',
+    '../_base_/methods/kl_segmentation.py',
+]
+
+model = _base_.pop('method').model
