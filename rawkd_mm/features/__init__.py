@@ -5,6 +5,8 @@ from .choosing import (
     Feature,
     find_classifier,
     find_features,
+    find_memory,
+    has_classifier,
     match_features,
     measure_feature,
 )
@@ -29,6 +31,8 @@ __all__ = [
     'dry_run',
     'find_classifier',
     'find_features',
+    'find_memory',
+    'has_classifier',
     'image_channels',
     'is_unlabelled',
     'learning_parameters',
