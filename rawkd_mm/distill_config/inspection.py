@@ -104,7 +104,8 @@ def print_table(
         note = marks.get(source)
         text = note.text if note else ''
         if entry.runs != 1:
-            text = f'runs {entry.runs} times: cannot be distilled'
+            named = source._replace(run=0).text
+            text = f'runs {entry.runs} times: choose one, such as {named}'
         row = (
             '*' if source in stars else '',
             source.text,

@@ -20,6 +20,7 @@ __all__ = [
     'find_features',
     'find_memory',
     'has_classifier',
+    'maps_in',
     'match_features',
     'measure_feature',
 ]
@@ -356,7 +357,7 @@ def _levels(model: BaseModel, path: str, role: str, shape: Sequence[int]) -> lis
             ) from error
     finally:
         handle.remove()
-    found = list(_maps_in(given[0]))
+    found = list(maps_in(given[0]))
     if not found:
         raise AutoFeatureError(
             f'the {path} of the {role} {type(model).__name__} gives something else than feature maps '
@@ -364,21 +365,26 @@ def _levels(model: BaseModel, path: str, role: str, shape: Sequence[int]) -> lis
             'tools/inspect_features.py lists them'
         )
     features = [
-        _to_feature(
-            FeatureSource(path, indices[0] if len(indices) == 1 else indices or None), level, shape
-        )
-        for indices, level in found
+        _to_feature(FeatureSource(path, index), level, shape) for index, level in found
     ]
     return sorted(features, key=lambda feature: feature.stride)
 
 
-def _maps_in(output: Any, indices: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """Yield the maps in an output, within tuples of tuples too, with their indices."""
+def maps_in(output: Any, indices: tuple[int, ...] = ()) -> Iterator[tuple[int | tuple[int, ...] | None, Tensor]]:
+    """Yield the maps in an output, within tuples of tuples too, with their indices.
+
+    Args:
+        output (Any): What a module put out.
+        indices (tuple[int, ...]): Where it lies in what holds it. Defaults to nothing.
+
+    Yields:
+        tuple[int | tuple[int, ...] | None, Tensor]: What ``FeatureSource`` has as index, and the map.
+    """
     if isinstance(output, (list, tuple)):
         for i, item in enumerate(output):
-            yield from _maps_in(item, (*indices, i))
+            yield from maps_in(item, (*indices, i))
     elif isinstance(output, Tensor) and output.dim() == 4:
-        yield indices, output
+        yield (indices[0] if len(indices) == 1 else indices or None), output
 
 
 def match_features(

@@ -77,9 +77,16 @@ REPRESENTATIVES = {
         yolox='yolox_tiny_8xb8-300e_coco.py',
     ),
 }
-# Families whose smallest model is too large for this: fewer layers, and the rest as it is.
+# Families whose smallest model is too large for this: fewer layers or channels, and smaller images where
+# a model takes images of one size.
 SHORTER = {
     'mmseg/setr': dict(backbone=dict(num_layers=4, out_indices=(0, 1, 2, 3))),
+    'mmseg/beit': dict(
+        backbone=dict(num_layers=4, out_indices=(0, 1, 2, 3), img_size=SMALL)
+    ),
+    'mmseg/mae': dict(
+        backbone=dict(num_layers=4, out_indices=(0, 1, 2, 3), img_size=SMALL)
+    ),
     'mmdet/bytetrack': dict(
         backbone=dict(deepen_factor=0.33, widen_factor=0.375),
         neck=dict(in_channels=[96, 192, 384], out_channels=96, num_csp_blocks=1),
