@@ -28,8 +28,8 @@ MASKS = ('decode_head.pixel_decoder[0]',) * 2
 PANOPTIC = ('panoptic_head.pixel_decoder[0]',) * 2
 SWIN_L = 'mask2former/mask2former_swin-l'
 COCO_TEACHER = f'{SWIN_L}-p4-w12-384-in21k_16xb1-lsj-100e_coco-panoptic.py'
-# end of the name: package, student, teacher, student's and teacher's features, what the teacher reaches in
-# the student's evaluation and how its metafile calls that
+# end of the name: package, student, teacher, student's and teacher's features, how the evaluation of the
+# student calls what the teacher reaches, and how its metafile does
 PAIRS = {
     'mask-features_mask2former-swin-l_mask2former-r50_8xb2-160k_ade20k-512x512': (
         'mmseg', 'mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py',

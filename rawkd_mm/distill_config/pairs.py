@@ -38,7 +38,10 @@ def choose_pairs(
     shape = (channels['student'], *size)
     if args.features not in (['auto'], ['memory']):
         pairs = [
-            [measure_feature(m, text, shape) for m, text in zip((student, teacher), re.split(SEPARATOR, f))]
+            [
+                measure_feature(model, text, shape)
+                for model, text in zip((student, teacher), re.split(SEPARATOR, f))
+            ]
             for f in args.features
         ]
         return pairs, []

@@ -10,7 +10,7 @@ from .choosing import (
     match_features,
     measure_feature,
 )
-from .dry_run import DryRun, dry_run, run_for_features, run_to_last_feature
+from .dry_run import DryRun, blank_samples, dry_run, run_for_features, run_to_last_feature
 from .gradient import learning_parameters
 from .listing import ListedFeature, list_features, partners
 from .mmrazor_adapter import FeatureRecorder
@@ -27,6 +27,7 @@ __all__ = [
     'FeatureRecorder',
     'FeatureSource',
     'UnlabelledBatch',
+    'blank_samples',
     'ListedFeature',
     'dry_run',
     'find_classifier',

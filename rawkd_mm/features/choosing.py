@@ -364,13 +364,13 @@ def _levels(model: BaseModel, path: str, role: str, shape: Sequence[int]) -> lis
             'of shape (B, C, H, W). Name the features (--features STUDENT=TEACHER); '
             'tools/inspect_features.py lists them'
         )
-    features = [
-        _to_feature(FeatureSource(path, index), level, shape) for index, level in found
-    ]
+    features = [_to_feature(FeatureSource(path, index), level, shape) for index, level in found]
     return sorted(features, key=lambda feature: feature.stride)
 
 
-def maps_in(output: Any, indices: tuple[int, ...] = ()) -> Iterator[tuple[int | tuple[int, ...] | None, Tensor]]:
+def maps_in(
+    output: Any, indices: tuple[int, ...] = ()
+) -> Iterator[tuple[int | tuple[int, ...] | None, Tensor]]:
     """Yield the maps in an output, within tuples of tuples too, with their indices.
 
     Args:

@@ -212,9 +212,10 @@ class GridSearch:
             return TokenGrid(found.module, found.maps, 0, 0, layout), found.sizes
         if best is None:
             raise ValueError(
-                f'{source.text!r} has the shape {shape}, and no map that the model makes of an image of '
-                f'{self._image[0]}x{self._image[1]} before it has as many positions, give or take a class '
-                f"token and at most {_MOST_OTHERS - 1} registers: the grid of these tokens isn't known. "
+                f'{source.text!r} has the shape {shape}, and no map that the model makes of an image '
+                f'of {self._image[0]}x{self._image[1]} before it has as many positions, give or take '
+                f"at most {_MOST_OTHERS} class and register tokens: the grid of these tokens isn't "
+                'known. '
                 'Take another feature of the model; tools/inspect_features.py lists them'
             )
         if source.level is not None:
@@ -242,5 +243,7 @@ def _fits(found: _Map, number: int) -> list[tuple[int, int, _Map]]:
 
 def _is_image_like(size: Sequence[int], image: Sequence[int]) -> bool:
     """Whether some rows and columns may be those of an image: of one stride, rounded."""
-    strides = [(length / (cells + 1), length / max(cells - 1, 0.5)) for cells, length in zip(size, image)]
+    strides = [
+        (length / (cells + 1), length / max(cells - 1, 0.5)) for cells, length in zip(size, image)
+    ]
     return min(high for _, high in strides) >= max(low for low, _ in strides)

@@ -142,7 +142,9 @@ def test_what_is_no_sequence_is_refused():
 
 def test_a_grid_that_changes_with_the_image_is_an_error():
     model = Net(1)
-    capture = dry_run(model, (3, 32, 32), [FeatureSource.parse('sequence:tokens')], 'teacher').capture
+    capture = dry_run(
+        model, (3, 32, 32), [FeatureSource.parse('sequence:tokens')], 'teacher'
+    ).capture
     model.others = 3
     with capture.record(model) as recording:
         model(torch.randn(1, 3, 32, 32))
@@ -212,7 +214,10 @@ def test_indices_into_tuples_of_tuples(index, factor):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('nested[1]', r"outputs a list of 2; say which one with an index, such as 'nested\[1\]\[0\]'"),
+        (
+            'nested[1]',
+            r"outputs a list of 2; say which one with an index, such as 'nested\[1\]\[0\]'",
+        ),
         ('nested[1][2]', r'must be in 0\.\.1, got 2'),
         ('nested[0][1]', r'leave out \[1\]'),
     ],
@@ -242,7 +247,7 @@ def test_every_loss_takes_tokens_of_a_student_and_a_map_of_a_teacher(name):
     losses = algorithm(images(size=64), samples(size=64), mode='loss')
     (key,) = [k for k in losses if k.startswith('distill')]
     assert key.endswith('backbone.layers.0.tokens')
-    (features,) = algorithm.distiller.last_comparison.features.values()
+    (features,) = algorithm.distiller.last_comparison.pairs.values()
     assert features.student.shape[1:] == (8, 4, 4)
     assert features.aligned.shape == features.teacher.shape
     if name == 'LADLoss':

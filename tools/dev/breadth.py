@@ -60,11 +60,13 @@ REPRESENTATIVES = {
         deeplabv3plus='deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py',
         hrnet='fcn_hr18s_4xb2-80k_cityscapes-512x1024.py',
         ocrnet='ocrnet_hr18s_4xb2-80k_cityscapes-512x1024.py',
+        upernet='upernet_r18_4xb2-80k_cityscapes-512x1024.py',
         fcn='fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py',
     ),
     'mmdet': dict(
         bytetrack='yolox_x_8xb4-amp-80e_crowdhuman-mot17halftrain_test-mot17halfval.py',
         strongsort='yolox_x_8xb4-80e_crowdhuman-mot17halftrain_test-mot17halfval.py',
+        cascade_rpn='cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py',
         centernet='centernet_r18_8xb16-crop512-140e_coco.py',
         detectors='detectors_htc-r50_1x_coco.py',
         fpg='retinanet_r50_fpg_crop640_50e_coco.py',
@@ -81,12 +83,8 @@ REPRESENTATIVES = {
 # a model takes images of one size.
 SHORTER = {
     'mmseg/setr': dict(backbone=dict(num_layers=4, out_indices=(0, 1, 2, 3))),
-    'mmseg/beit': dict(
-        backbone=dict(num_layers=4, out_indices=(0, 1, 2, 3), img_size=SMALL)
-    ),
-    'mmseg/mae': dict(
-        backbone=dict(num_layers=4, out_indices=(0, 1, 2, 3), img_size=SMALL)
-    ),
+    'mmseg/beit': dict(backbone=dict(num_layers=4, out_indices=(0, 1, 2, 3), img_size=SMALL)),
+    'mmseg/mae': dict(backbone=dict(num_layers=4, out_indices=(0, 1, 2, 3), img_size=SMALL)),
     'mmdet/bytetrack': dict(
         backbone=dict(deepen_factor=0.33, widen_factor=0.375),
         neck=dict(in_channels=[96, 192, 384], out_channels=96, num_csp_blocks=1),
@@ -258,10 +256,7 @@ def run(
             kind = 'failed' if 'cannot be built' in str(error) else kind
             return dict(result=kind, reason=_short(error))
     features = [
-        [
-            [f.source.text, f.shape[0], round(f.stride, 2)]
-            for f in (of_student, of_teacher)
-        ]
+        [[f.source.text, f.shape[0], round(f.stride, 2)] for f in (of_student, of_teacher)]
         for of_student, of_teacher in result.pairs
     ]
     distilled = sum(value for name, value in losses.items() if name.startswith('distill'))

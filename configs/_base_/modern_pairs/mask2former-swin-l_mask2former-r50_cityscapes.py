@@ -1,4 +1,7 @@
-_base_ = ['mmseg::mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py', '../custom_imports.py']
+_base_ = [
+    'mmseg::mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py',
+    '../custom_imports.py',
+]
 
 model = dict(
     _delete_=True,

@@ -1,4 +1,7 @@
-_base_ = ['mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py', '../custom_imports.py']
+_base_ = [
+    'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py',
+    '../custom_imports.py',
+]
 
 model = dict(
     _delete_=True,

@@ -1,4 +1,7 @@
-_base_ = ['mmseg::segnext/segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512.py', '../custom_imports.py']
+_base_ = [
+    'mmseg::segnext/segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512.py',
+    '../custom_imports.py',
+]
 
 model = dict(
     _delete_=True,
