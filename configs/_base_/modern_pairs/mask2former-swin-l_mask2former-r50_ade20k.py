@@ -1,4 +1,7 @@
-_base_ = ['mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py', '../custom_imports.py']
+_base_ = 'mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py'
+
+# In place of the student's: MMEngine imports MMDetection for the types that begin with 'mmdet.'.
+custom_imports = dict(imports=['rawkd_mm'], allow_failed_imports=False)
 
 model = dict(
     _delete_=True,
