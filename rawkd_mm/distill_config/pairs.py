@@ -61,7 +61,7 @@ def choose_pairs(
     notes = [f'Left without a partner of the same stride: {", ".join(alone)}.'] if alone else []
     if args.method in OF_ROI_LEVELS and hasattr(student, 'roi_head'):
         number = roi_levels(student)
-        kept = [pair for pair in pairs if (pair[0].source.index or 0) < number]
+        kept = [pair for pair in pairs if (*pair[0].source.indices, 0)[0] < number]
         if kept and len(kept) < len(pairs):
             left = ', '.join(pair[0].source.text for pair in pairs if pair not in kept)
             notes.append(

@@ -207,7 +207,8 @@ class GridSearch:
             if source.level is None or source.level >= len(found.sizes):
                 raise ValueError(
                     f'{source.text!r} is a sequence of {len(found.sizes)} maps, of '
-                    f'{_named(found.sizes)} tokens: say which one, such as {source._replace(level=0).text!r}'
+                    f'{_named(found.sizes)} tokens: say which one, such as '
+                    f'{source._replace(level=0).text!r}'
                 )
             return TokenGrid(found.module, found.maps, 0, 0, layout), found.sizes
         if best is None:

@@ -214,6 +214,23 @@ images: forward, backward, optimizer step. The features were chosen by
 
 Another test checks each decode head of MMSegmentation (`tests/test_features/test_choosing.py`).
 
+## What is chosen
+
+| kind of model | features | why |
+|---|---|---|
+| segmentor that classifies positions | the last map before the classifier | what LAD and CAD are read to compare here (see [configs/lad](../configs/lad/README.md)); CWD compares the scores themselves |
+| Mask2Former, MaskFormer, SAN | the map that the masks are products of (`pixel_decoder[0]`) | it is the last map of the model, as the one before a classifier; queries of two models have no common order, which is why DETRDistill matches them before it compares them |
+| Segmenter | the tokens of the patches that are compared with those of the classes, as a map | the same: its masks are products of them |
+| PointRend | what the coarse head classifies, in the run whose loss is computed | the last head classifies points; their positions are those of uncertainty and differ between models |
+| DANet | the sum of both branches before its dropout | that is what is classified in the end |
+| detector with a neck, with queries or not | every level of the neck | what FGD, MGD and this paper compare on COCO; it does not ask how the head works |
+| detector without a neck | the maps of the backbone | the head reads them |
+
+`--features memory` takes what the queries read instead: the pixel decoder's memory of several scales, or what the
+encoder of a DETR makes of the neck's levels, as DETRDistill does. Levels are paired by their stride. Where no two have
+the same, the nearest two are paired and the student's is resized. Which of these helps most has not been measured for
+all kinds of models: all of them are assumptions but for the paper's own.
+
 """
 
 
