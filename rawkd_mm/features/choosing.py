@@ -135,12 +135,15 @@ def find_features(model: BaseModel, role: str, shape: Sequence[int] | None = Non
     for path in _BODIES:
         if getattr(model, path, None) is not None:
             return _levels(model, path, role, shape)
-    if getattr(model, 'detector', None) is not None:
-        raise AutoFeatureError(
-            f'the {role} {type(model).__name__} works with a detector, {type(model.detector).__name__}, '
-            'and takes no single images. Distil the detector: name its own config (a tracker takes the '
-            'weights afterwards)'
-        )
+    for path in ('detector', 'student'):
+        inner = getattr(model, path, None)
+        if isinstance(inner, nn.Module):
+            # a tracker, which takes videos; semi-supervised learning, which has its own teacher
+            raise AutoFeatureError(
+                f'the {role} {type(model).__name__} takes no single images: it works with a '
+                f'{type(inner).__name__}, its {path!r}. Distil that one: name the config of a '
+                f'{type(inner).__name__} alone; its weights can be taken over afterwards'
+            )
     raise AutoFeatureError(
         f'no feature of the {role} {type(model).__name__} can be chosen automatically: it has none of '
         f'{", ".join(_BODIES)}, no head that classifies positions and none with a pixel decoder. Name '

@@ -452,7 +452,7 @@ def test_a_tracker_names_its_detector():
         def forward(self, inputs, data_samples=None, mode='tensor'):
             raise NotImplementedError
 
-    with pytest.raises(AutoFeatureError, match='Tracker works with a detector, EncoderDecoder'):
+    with pytest.raises(AutoFeatureError, match='Tracker takes no single images: .* EncoderDecoder'):
         find_features(Tracker(), 'teacher', IMAGE)
 
 

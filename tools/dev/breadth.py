@@ -204,34 +204,7 @@ DETECTORS = [
 ]  # fmt: skip
 PAIRS = {'mmseg': SEGMENTORS, 'mmdet': DETECTORS}
 
-HEADER = """\
-# Which models can be distilled automatically
-
-Each pair of published configs was built with random weights and trained for one iteration on two made-up
-images: forward, backward, optimizer step. The features were chosen by
-`tools/make_distill_config.py --features auto`. `tools/dev/breadth.py` writes this page from
-[data/breadth.json](data/breadth.json), which it fills. The page does not say what a distillation gains.
-
-Another test checks each decode head of MMSegmentation (`tests/test_features/test_choosing.py`).
-
-## What is chosen
-
-| kind of model | features | why |
-|---|---|---|
-| segmentor that classifies positions | the last map before the classifier | what LAD and CAD are read to compare here (see [configs/lad](../configs/lad/README.md)); CWD compares the scores themselves |
-| Mask2Former, MaskFormer, SAN | the map that the masks are products of (`pixel_decoder[0]`) | it is the last map of the model, as the one before a classifier; queries of two models have no common order, which is why DETRDistill matches them before it compares them |
-| Segmenter | the tokens of the patches that are compared with those of the classes, as a map | the same: its masks are products of them |
-| PointRend | what the coarse head classifies, in the run whose loss is computed | the last head classifies points; their positions are those of uncertainty and differ between models |
-| DANet | the sum of both branches before its dropout | that is what is classified in the end |
-| detector with a neck, with queries or not | every level of the neck | what FGD, MGD and this paper compare on COCO; it does not ask how the head works |
-| detector without a neck | the maps of the backbone | the head reads them |
-
-`--features memory` takes what the queries read instead: the pixel decoder's memory of several scales, or what the
-encoder of a DETR makes of the neck's levels, as DETRDistill does. Levels are paired by their stride. Where no two have
-the same, the nearest two are paired and the student's is resized. Which of these helps most has not been measured for
-all kinds of models: all of them are assumptions but for the paper's own.
-
-"""
+HEADER = ROOT / 'docs/data/breadth_head.md'
 
 
 def configs_of(package: str) -> Path:
@@ -306,7 +279,8 @@ def run(
             return dict(result='failed', reason=_short(error))
         except (UsageError, ValueError, RuntimeError) as error:
             kind = 'refused' if isinstance(error, ValueError) else 'failed'
-            kind = 'failed' if 'cannot be built' in str(error) else kind
+            is_built = not re.search(r'cannot be (built|read)', str(error))
+            kind = kind if is_built else 'failed'
             return dict(result=kind, reason=_short(error))
     features = [
         [[f.source.text, f.shape[0], round(f.stride, 2)] for f in (of_student, of_teacher)]
@@ -323,7 +297,7 @@ def run(
 
 
 def _short(error: Exception) -> str:
-    text = ' '.join(str(error).split())
+    text = re.sub(r', the current sys\.path is:.*?(?=$|\. )', '', ' '.join(str(error).split()))
     text = text.replace(str(Path.home()), '~').replace(str(ROOT), '.')
     return text if len(text) < 400 else text[:400] + '...'
 
@@ -382,7 +356,7 @@ def cells(record: dict) -> str:
 
 def make_page(records: dict[str, dict]) -> str:
     """Make the page of the results, by the keys of :func:`jobs`."""
-    text = HEADER
+    text = HEADER.read_text()
     parts = dict(mmseg='Segmentation', mmdet='Detection')
     lines = []
     for package, title in parts.items():
