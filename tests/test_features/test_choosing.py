@@ -414,6 +414,48 @@ def test_mask_features_and_memory(kind):
     torch.testing.assert_close(torch.einsum('bqc,bchw->bqhw', last, found), masks[-1])
 
 
+@pytest.mark.usefixtures('mmdet')
+@pytest.mark.parametrize(
+    ('config', 'texts'),
+    [
+        ('detr/detr_r18_8xb2-500e_coco.py', ['encoder:tokens']),
+        (
+            'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
+            [f'encoder:tokens[{i}]' for i in range(4)],
+        ),
+    ],
+)
+def test_memory_of_detectors_with_queries(config, texts):
+    """The levels are where the encoder was told that they begin."""
+    published = read_theirs(config, 'mmdet').model
+    published.backbone.update(depth=18, base_channels=8, init_cfg=None)
+    published.neck.in_channels = [8 * c // 64 // (4 if 'r50' in config else 1)
+                                  for c in published.neck.in_channels]  # fmt: skip
+    published['_scope_'] = 'mmdet'
+    model = build(published).eval()
+    assert all(f.source.module == 'neck' for f in find_features(model, 'student', (3, 96, 64)))
+    memory = find_memory(model, 'student', (3, 96, 64))
+    assert [feature.source.text for feature in memory] == texts
+    seen = {}
+
+    def keep(module, args, kwargs, output):
+        seen.update(kwargs, output=output)
+
+    model.encoder.register_forward_hook(keep, with_kwargs=True)
+    inputs = torch.randn(2, 3, 64, 128)
+    capture = dry_run(model, (3, 64, 64), [f.source for f in memory], 'student').capture
+    with torch.no_grad(), capture.record(model) as recording:
+        model(inputs, blank_samples(inputs), mode='tensor')
+    shapes = seen.get('spatial_shapes', torch.tensor([[2, 4]])).tolist()
+    assert sum(rows * columns for rows, columns in shapes) == seen['output'].shape[1]
+    begin = 0
+    for feature, (rows, columns) in zip(memory, shapes, strict=True):
+        end = begin + rows * columns
+        expected = seen['output'][:, begin:end].reshape(2, rows, columns, -1).permute(0, 3, 1, 2)
+        assert torch.equal(capture.features(recording, 'student')[feature.source], expected)
+        begin = end
+
+
 def test_heads_that_classify_neither_positions_nor_masks_have_the_backbones_maps():
     model = segmentor(head('PSPHead', pool_scales=(1, 2)))
     model.decode_head = type('VPDDepthHead', (torch.nn.Module,), {'forward': lambda self, x: x})()
