@@ -281,6 +281,11 @@ class FeatureCapture(NamedTuple):
         """Paths of the modules that are recorded."""
         return {source.module for source in self.sources}
 
+    @property
+    def hooked(self) -> set[str]:
+        """Paths of the modules that hooks watch: those recorded, and those that tell a grid."""
+        return self.modules | {grid.module for grid in self.grids.values()}
+
     @contextmanager
     def record(self, model: nn.Module) -> Iterator[Recording]:
         """Record the features within the context; the hooks are removed at its end.

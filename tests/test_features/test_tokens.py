@@ -261,3 +261,19 @@ def test_every_loss_takes_tokens_of_a_student_and_a_map_of_a_teacher(name):
     assert first is not None and first.abs().sum() > 0
     last = algorithm.student.backbone.layers[1].attn.attn.in_proj_weight.grad
     assert last is None or last.abs().sum() == 0
+
+
+def test_tokens_of_a_compiled_teacher():
+    """The patches tell the grid, so that they stay outside of the graphs."""
+    pair = dict(student='decode_head.bottleneck', teacher='backbone.layers.1:tokens')
+    found = []
+    for graphs in (False, dict(backend='eager')):
+        algorithm = distill(
+            teacher=vit_student(), distiller=feature_distiller(pair), teacher_compile=graphs
+        )
+        for size in (32, 64):
+            given = algorithm.frozen_teacher.extract_features(images(size=size), samples(size=size))
+            found.append(*given.values())
+    for plain, compiled in zip(found[:2], found[2:]):
+        torch.testing.assert_close(compiled, plain)
+    assert [tuple(f.shape[2:]) for f in found[:2]] == [(2, 2), (4, 4)]
