@@ -274,6 +274,10 @@ def test_tokens_of_a_compiled_teacher():
         for size in (32, 64):
             given = algorithm.frozen_teacher.extract_features(images(size=size), samples(size=size))
             found.append(*given.values())
+    backbone = algorithm.teacher.backbone
+    # a module in a graph has a forward of its own
+    assert 'forward' in vars(backbone.layers[0])
+    assert 'forward' not in vars(backbone.patch_embed)
     for plain, compiled in zip(found[:2], found[2:]):
         torch.testing.assert_close(compiled, plain)
     assert [tuple(f.shape[2:]) for f in found[:2]] == [(2, 2), (4, 4)]
