@@ -90,6 +90,10 @@ def made_up_batch(
         normalised = (torch.stack(inputs).float() - 127.5) / 73.9
         return normalised.to(device), [sample.to(device) for sample in samples]
     preprocessor = copy.deepcopy(preprocessor).to(device)
+    # a divisor that is larger than the images is a fixed size, too (SAN)
+    divisor = getattr(preprocessor, 'size_divisor', None)
+    if divisor is not None and divisor > max(size):
+        preprocessor.size, preprocessor.size_divisor = tuple(size), None
     if getattr(preprocessor, 'size', None) is not None:
         preprocessor.size = tuple(size)
     if getattr(preprocessor, 'batch_augments', None):
