@@ -256,7 +256,11 @@ def run(
     from rawkd_mm import distill_config
     from rawkd_mm.training import TrialError, UsageError
 
-    names = [f'{package}::{student}', f'{package}::{teacher}']
+    # MMEngine reads no names like gn+ws
+    names = [
+        str(configs_of(package) / name) if '+' in name else f'{package}::{name}'
+        for name in (student, teacher)
+    ]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         if shorter:
             file = Path(folder, 'shorter.py')
