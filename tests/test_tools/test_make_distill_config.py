@@ -249,7 +249,7 @@ def test_features_are_listed_as_they_run(call, folder):
 
 def test_modules_that_run_twice_are_marked(call, folder):
     log = call(inspect_features, 'student.py', '--teacher', 'teacher.py', '--depth', 0)
-    assert 'choose one, such as' in log  # the ReLU of a residual block
+    assert 'choose one, such as' in log and '[run=0]' in log  # the ReLU of a residual block
 
 
 @pytest.mark.parametrize(
@@ -278,6 +278,7 @@ def test_a_run_of_a_module_is_named_in_a_pair(call, folder):
     name = 'decode_head.conv_seg:input[run=0]'
     log = call(*make('--force', '--features', f'{name}={name}'))
     assert 'One iteration' in log
+    assert log.count('[run=0]') == 2
     (pair,) = Config.fromfile(folder / 'out.py').model.distiller.pairs
     assert pair == dict(student=name, teacher=name)
 
