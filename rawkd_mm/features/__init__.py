@@ -14,7 +14,7 @@ from .dry_run import DryRun, blank_samples, dry_run, run_for_features, run_to_la
 from .gradient import learning_parameters
 from .listing import ListedFeature, list_features, partners
 from .mmrazor_adapter import FeatureRecorder
-from .probe import image_channels, without_traces
+from .probe import NO_SINGLE_IMAGES, image_channels, without_traces
 from .recorder import FeatureCapture
 from .source import FeatureSource
 from .unlabelled import UnlabelledBatch, is_unlabelled
@@ -29,6 +29,7 @@ __all__ = [
     'UnlabelledBatch',
     'blank_samples',
     'ListedFeature',
+    'NO_SINGLE_IMAGES',
     'dry_run',
     'find_classifier',
     'find_features',

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from .dry_run import dry_run, run_for_features
-from .probe import image_channels, without_traces
+from .probe import NO_SINGLE_IMAGES, image_channels, without_traces
 from .source import FeatureSource
 
 __all__ = [
@@ -127,6 +127,7 @@ def find_features(model: BaseModel, role: str, shape: Sequence[int] | None = Non
     shape = shape or default_shape(model)
     if getattr(model, 'gives_features', False):
         return _levels(model, 'features', role, shape)
+    _check_single_images(model, role)
     masks = _mask_features(model)
     if masks is not None:
         return [measure_feature(model, masks, shape)]
@@ -135,15 +136,6 @@ def find_features(model: BaseModel, role: str, shape: Sequence[int] | None = Non
     for path in _BODIES:
         if getattr(model, path, None) is not None:
             return _levels(model, path, role, shape)
-    for path in ('detector', 'student'):
-        inner = getattr(model, path, None)
-        if isinstance(inner, nn.Module):
-            # a tracker, which takes videos; semi-supervised learning, which has its own teacher
-            raise AutoFeatureError(
-                f'the {role} {type(model).__name__} takes no single images: it works with a '
-                f'{type(inner).__name__}, its {path!r}. Distil that one: name the config of a '
-                f'{type(inner).__name__} alone; its weights can be taken over afterwards'
-            )
     raise AutoFeatureError(
         f'no feature of the {role} {type(model).__name__} can be chosen automatically: it has none of '
         f'{", ".join(_BODIES)}, no head that classifies positions and none with a pixel decoder. Name '
@@ -181,6 +173,21 @@ def find_memory(model: BaseModel, role: str, shape: Sequence[int] | None = None)
             found = [measure_feature(model, f'{path}[{i}]', shape) for i in range(number)]
             return sorted(found, key=lambda feature: feature.stride)
     return find_features(model, role, shape)
+
+
+def _check_single_images(model: BaseModel, role: str) -> None:
+    """Refuse trackers, and what learns from labelled and unlabelled images at once."""
+    preprocessor = type(getattr(model, 'data_preprocessor', None)).__name__
+    inner = next((x for n in ('detector', 'student') if (x := getattr(model, n, None))), None)
+    if preprocessor not in NO_SINGLE_IMAGES and inner is None:
+        return
+    takes = NO_SINGLE_IMAGES.get(preprocessor, 'no single images')
+    name = 'model for single images' if inner is None else type(inner).__name__
+    raise AutoFeatureError(
+        f'the {role} {type(model).__name__} takes {takes}, and features are chosen and compared for '
+        f'single images. Distil the {name} that it begins with: name the config of that model alone, '
+        'and let this one take over its weights'
+    )
 
 
 def has_classifier(model: BaseModel) -> bool:

@@ -72,6 +72,7 @@ REPRESENTATIVES = {
         dcnv2='faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco.py',
         detectors='detectors_htc-r50_1x_coco.py',
         fpg='retinanet_r50_fpg_crop640_50e_coco.py',
+        hrnet='fcos_hrnetv2p-w18-gn-head_4xb4-1x_coco.py',
         gcnet='mask-rcnn_r50-gcb-r4-c3-c5_fpn_1x_coco.py',
         grounding_dino='grounding_dino_r50_scratch_8xb2_1x_coco.py',
         nas_fpn='retinanet_r50_nasfpn_crop640-50e_coco.py',
@@ -256,9 +257,9 @@ def run(
     from rawkd_mm import distill_config
     from rawkd_mm.training import TrialError, UsageError
 
-    # MMEngine reads no names like gn+ws
+    # MMEngine reads no names such as gn+ws and legacy_1.x
     names = [
-        str(configs_of(package) / name) if '+' in name else f'{package}::{name}'
+        f'{package}::{name}' if re.match(r'\w+/', name) else str(configs_of(package) / name)
         for name in (student, teacher)
     ]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
