@@ -495,7 +495,7 @@ def test_a_tracker_names_its_detector():
             raise NotImplementedError
 
     with pytest.raises(
-        AutoFeatureError, match='Tracker takes no single images.* EncoderDecoder that it begins'
+        AutoFeatureError, match='takes no single images.* EncoderDecoder that'
     ):
         find_features(Tracker(), 'teacher', IMAGE)
 
