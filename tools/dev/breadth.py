@@ -78,6 +78,7 @@ REPRESENTATIVES = {
         nas_fpn='retinanet_r50_nasfpn_crop640-50e_coco.py',
         pvt='retinanet_pvt-t_fpn_1x_coco.py',
         rtmdet='rtmdet_tiny_8xb32-300e_coco.py',
+        sort='faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py',
         retinanet='retinanet_r18_fpn_1x_coco.py',
         yolox='yolox_tiny_8xb8-300e_coco.py',
     ),
@@ -279,6 +280,10 @@ def run(
         )
         try:
             result = distill_config.make(args, size)
+            # A teacher without a checkpoint is as its constructor leaves it, with memory that nobody
+            # has written to (SSD). Some models (SAN) cannot begin without others' weights.
+            with contextlib.suppress(AttributeError, OSError), distill_config.scope_of(result.cfg):
+                result.algorithm.teacher.init_weights()
             losses, size = distill_config.try_out(result)
         except TrialError as error:
             return dict(result='failed', reason=_short(error))
