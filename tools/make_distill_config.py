@@ -12,6 +12,7 @@ what, what it costs and what to mind.
 import argparse
 import logging
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -55,11 +56,13 @@ def parse_args() -> argparse.Namespace:
         '--features',
         nargs='+',
         default=['auto'],
-        metavar='auto|STUDENT=TEACHER',
+        metavar='auto|memory|STUDENT=TEACHER',
         help='what is compared. auto (default): of a segmentor the last feature before the '
-        'classifier (cwd, kl: the scores of the main head), of a detector every level of the neck (fgd, '
-        "mgd, fkd of two stages: those that the RoI head reads). Or pairs of modules' paths, such as "
-        'backbone[3]=backbone[3] decode_head.convs=decode_head.bottleneck, which '
+        'classifier (cwd, kl: the scores of the main head), of mask classification the map that the '
+        'masks are products of, of a detector every level of the neck (fgd, mgd, fkd of two stages: those '
+        "that the RoI head reads) or else the backbone's maps. memory: of models with queries what "
+        "the queries read instead. Or pairs of modules' paths, such as backbone[3]=backbone[3] "
+        'decode_head.convs=decode_head.bottleneck backbone.layers.11:tokens=backbone[3], which '
         'tools/inspect_features.py lists',
     )
     parser.add_argument(
@@ -109,10 +112,11 @@ def parse_args() -> argparse.Namespace:
         parser.error(f'-o {args.out!r} must end in .py')
     if Path(args.out).exists() and not args.force:
         parser.error(f'-o {args.out!r} exists. Choose another name, or overwrite it with --force')
-    wrong = [f for f in args.features if f != 'auto' and len(f.split('=')) != 2]
-    if wrong or ('auto' in args.features and len(args.features) > 1):
+    choices = {'auto', 'memory'}.intersection(args.features)
+    wrong = [f for f in args.features if f not in choices and len(re.split(r'(?<!\[run)=', f)) != 2]
+    if wrong or (choices and len(args.features) > 1):
         parser.error(
-            f'--features {" ".join(args.features)}: expected either auto or pairs '
+            f'--features {" ".join(args.features)}: expected either auto, or memory, or pairs '
             'STUDENT=TEACHER, such as decode_head.convs=decode_head.bottleneck'
         )
     return args

@@ -190,7 +190,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
             teacher_precision,
             teacher_channels_last,
             teacher_compile,
-            sources=teacher_run.capture.modules | self._teacher_razor.modules,
+            sources=teacher_run.capture.hooked | self._teacher_razor.modules,
             kept=self._teacher_razor.parameters,
         )
         # It is no submodule: a runner would put it into DDP, the optimizer, EMA and checkpoints.

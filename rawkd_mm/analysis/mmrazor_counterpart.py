@@ -4,6 +4,7 @@ import copy
 import inspect
 
 from ..distillers import FeatureDistiller
+from ..features import FeatureSource
 from ..teachers import build_teacher
 from ..training.build_model import build_model
 from .benchmark_losses import BenchmarkError
@@ -96,6 +97,11 @@ def mmrazor_pairs(distiller) -> tuple[dict, dict]:
         mappings[pair.key] = {}
         for argument, role in zip(arguments, ('student', 'teacher')):
             source = getattr(pair, role)
+            if source != FeatureSource(source.module, source.index) or len(source.indices) > 1:
+                raise BenchmarkError(
+                    f'{source.text!r} is more than an output of a module and an index, which is what '
+                    "MMRazor's recorders record: leave mmrazor out of --variants"
+                )
             name = f'{role} {source.module}'
             recorders[f'{role}_recorders'][name] = dict(type='ModuleOutputs', source=source.module)
             mappings[pair.key][argument] = dict(

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
 from ..features import (
-    AutoFeatureError,
     find_features,
     image_channels,
     list_features,
@@ -80,7 +80,7 @@ def chosen(model: nn.Module, role: str, shape: tuple[int, int, int]) -> set:
     """Give the sources that `--features auto` takes."""
     try:
         return {feature.source for feature in find_features(model, role, shape)}
-    except (AutoFeatureError, RuntimeError):
+    except (ValueError, RuntimeError):  # AutoFeatureError is one
         return set()
 
 
@@ -104,16 +104,17 @@ def print_table(
         note = marks.get(source)
         text = note.text if note else ''
         if entry.runs != 1:
-            text = f'runs {entry.runs} times: cannot be distilled'
+            named = source._replace(run=0).text
+            text = f'runs {entry.runs} times: choose one, such as {named}'
         row = (
             '*' if source in stars else '',
-            source.text,
+            escape(source.text),  # '[run=0]' is no markup
             entry.kind,
             'x'.join(map(str, entry.feature.shape)),
             f'{entry.feature.stride:.3g}',
             f'{100 * entry.share:.1f} %',
         )
-        table.add_row(*row, *([text] if header else []))
+        table.add_row(*row, *([escape(text)] if header else []))
     console.print(table)
 
 

@@ -107,12 +107,14 @@ def build_algorithm(cfg: Config, with_weights: bool) -> nn.Module:
 def try_out(result: Result) -> tuple[dict[str, float], tuple[int, int]]:
     """Train for one iteration; gives the losses, and height and width of the images.
 
-    Where small images fail, those of the training are tried: a query detector chooses from more
-    positions than a small image has, and a deformable convolution wants maps of 3x3.
+    Where small images fail, larger ones are tried, and those of the training: a query detector
+    chooses from more positions than a small image has, and a deformable convolution wants maps of
+    3x3.
     """
     images = training_images(result.cfgs[0])
     whole = images[:2] if images else (4 * DEFAULT_SIZE[0],) * 2
-    for size in (result.size, whole):
+    middle = [DEFAULT_SIZE] if min(result.size) < min(DEFAULT_SIZE) <= min(whole) else []
+    for size in (result.size, *middle, whole):
         try:
             with scope_of(result.cfg):
                 wrapper = result.cfg.optim_wrapper

@@ -1,12 +1,14 @@
 """What learns from what: pairs of the student's and the teacher's features."""
 
 import argparse
+import re
 
 from torch import nn
 
 from ..features import (
     find_classifier,
     find_features,
+    find_memory,
     image_channels,
     match_features,
     measure_feature,
@@ -14,6 +16,8 @@ from ..features import (
 from ..training import UsageError
 from .methods import Method
 
+# Between the student's and the teacher's feature; a name may have '[run=0]' in it.
+SEPARATOR = r'(?<!\[run)='
 # Methods that take of a two-stage detector what its RoI head reads; the neck's further level is
 # pooled from the one before.
 OF_ROI_LEVELS = ('fgd', 'mgd', 'fkd')
@@ -34,9 +38,12 @@ def choose_pairs(
             'same kind of image (in_channels of the backbone)'
         )
     shape = (channels['student'], *size)
-    if args.features != ['auto']:
+    if args.features not in (['auto'], ['memory']):
         pairs = [
-            [measure_feature(m, text, shape) for m, text in zip((student, teacher), f.split('='))]
+            [
+                measure_feature(model, text, shape)
+                for model, text in zip((student, teacher), re.split(SEPARATOR, f))
+            ]
             for f in args.features
         ]
         return pairs, []
@@ -51,12 +58,13 @@ def choose_pairs(
                 'features, or take another method'
             )
         return [scores], []
-    found = [find_features(model, role, shape) for role, model in models.items()]
+    find = find_memory if args.features == ['memory'] else find_features
+    found = [find(model, role, shape) for role, model in models.items()]
     pairs, alone = match_features(*found)
-    notes = [f'No partner of the same stride, left out: {", ".join(alone)}.'] if alone else []
+    notes = [f'Left without a partner of the same stride: {", ".join(alone)}.'] if alone else []
     if args.method in OF_ROI_LEVELS and hasattr(student, 'roi_head'):
         number = roi_levels(student)
-        kept = [pair for pair in pairs if (pair[0].source.index or 0) < number]
+        kept = [pair for pair in pairs if (*pair[0].source.indices, 0)[0] < number]
         if kept and len(kept) < len(pairs):
             left = ', '.join(pair[0].source.text for pair in pairs if pair not in kept)
             notes.append(

@@ -6,6 +6,7 @@ import io
 import torch
 from mmengine.analysis import get_model_complexity_info
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
@@ -25,7 +26,12 @@ def print_tables(
     """Print what learns from what, what it costs and what to mind."""
 
     def cell(feature) -> tuple[str, str, str]:
-        return feature.source.text, 'x'.join(map(str, feature.shape)), f'{feature.stride:.3g}'
+        # '[run=0]' is no markup
+        return (
+            escape(feature.source.text),
+            'x'.join(map(str, feature.shape)),
+            f'{feature.stride:.3g}',
+        )
 
     table = Table(title=f'Features, of an image of {size[0]}x{size[1]}', title_justify='left')
     for name in ('student', 'shape', 'stride', 'teacher', 'shape', 'stride', 'aligned by'):

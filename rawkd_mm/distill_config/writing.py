@@ -79,7 +79,7 @@ def compose(
     text = write_entry('model', model)
     note = f'        # {method.note}\n'
     text = text.replace('        loss=', note + '        loss=', 1)
-    what = 'automatically' if args.features == ['auto'] else 'as asked for'
+    what = 'automatically' if args.features in (['auto'], ['memory']) else 'as asked for'
     text = text.replace('        pairs=', f'        # chosen {what}\n        pairs=', 1)
     body.append(text)
     body += [write_entry(key, value) for key, value in changes.items()]

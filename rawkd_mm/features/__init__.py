@@ -5,14 +5,16 @@ from .choosing import (
     Feature,
     find_classifier,
     find_features,
+    find_memory,
+    has_classifier,
     match_features,
     measure_feature,
 )
-from .dry_run import DryRun, dry_run, run_for_features, run_to_last_feature
+from .dry_run import DryRun, blank_samples, dry_run, run_for_features, run_to_last_feature
 from .gradient import learning_parameters
 from .listing import ListedFeature, list_features, partners
 from .mmrazor_adapter import FeatureRecorder
-from .probe import image_channels, without_traces
+from .probe import NO_SINGLE_IMAGES, image_channels, without_traces
 from .recorder import FeatureCapture
 from .source import FeatureSource
 from .unlabelled import UnlabelledBatch, is_unlabelled
@@ -25,10 +27,14 @@ __all__ = [
     'FeatureRecorder',
     'FeatureSource',
     'UnlabelledBatch',
+    'blank_samples',
     'ListedFeature',
+    'NO_SINGLE_IMAGES',
     'dry_run',
     'find_classifier',
     'find_features',
+    'find_memory',
+    'has_classifier',
     'image_channels',
     'is_unlabelled',
     'learning_parameters',

@@ -1,7 +1,8 @@
 """Finding the features of a model that are worth distilling, by running it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import product
 from typing import Any, NamedTuple
 
 from mmengine.model import BaseModel
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from .dry_run import dry_run, run_for_features
-from .probe import image_channels, without_traces
+from .probe import NO_SINGLE_IMAGES, image_channels, without_traces
 from .source import FeatureSource
 
 __all__ = [
@@ -17,6 +18,9 @@ __all__ = [
     'Feature',
     'find_classifier',
     'find_features',
+    'find_memory',
+    'has_classifier',
+    'maps_in',
     'match_features',
     'measure_feature',
 ]
@@ -24,15 +28,18 @@ __all__ = [
 # What every head of mmseg calls the convolution that gives each position its class.
 _CLASSIFIER = 'conv_seg'
 
-# Heads of mmseg that have no such convolution, and what they do instead.
-_WITHOUT_CLASSIFIER = {
-    'Mask2FormerHead': 'it classifies queries, each with a mask, and not the positions of a map',
-    'MaskFormerHead': 'it classifies queries, each with a mask, and not the positions of a map',
-    'SegmenterMaskTransformerHead': 'it compares embeddings of patches with embeddings of classes; '
-    'both are sequences of shape (B, N, C), and no feature map is classified',
-    'SideAdapterCLIPHead': 'it compares mask proposals with embeddings of the names of the classes',
-    'VPDDepthHead': 'it estimates depth and has no classes',
+# What mask classification multiplies queries with: the map below a head of these, and where it lies.
+_PIXEL_DECODER = 'pixel_decoder'
+_PIXEL_EMBEDDINGS = {
+    # The same role in heads without a pixel decoder. SAN runs its decoder once for each supervised
+    # layer in training and once otherwise: the last run is that of the last layer.
+    'SideAdapterCLIPHead': 'side_adapter_network.mask_decoder.pix_mlp[run=-1]',
+    # Segmenter compares these tokens of patches with those of classes.
+    'SegmenterMaskTransformerHead': 'patch_proj:tokens',
 }
+
+# What holds the part of a model that sees the image, in order.
+_BODIES = ('neck', 'backbone', 'image_encoder')
 
 
 class AutoFeatureError(ValueError):
@@ -94,12 +101,15 @@ def measure_feature(model: BaseModel, text: str, shape: Sequence[int] | None = N
 
 
 def find_features(model: BaseModel, role: str, shape: Sequence[int] | None = None) -> list[Feature]:
-    """Choose the features to distil; the kind of the model decides.
+    """Choose the features to distil; the parts that a model has decide, in this order.
 
-    * A segmentor of mmseg (``EncoderDecoder``): the last feature before the classifier, found by
-      running the head.
-    * A detector of mmdet: every level of the neck.
     * A teacher of another library (:class:`rawkd_mm.teachers.ExternalTeacher`): all that it gives.
+    * A head of mask classification (MaskFormer, Mask2Former, in mmseg and in mmdet; SAN; Segmenter):
+      the map that its masks are products of, one level.
+    * A segmentor's head with a classifier of positions: the last feature before it, found by running
+      the head.
+    * A neck (detectors, query-based ones too): every level.
+    * Otherwise (C4 detectors, heads that classify no positions): the backbone's maps.
 
     Args:
         model (BaseModel): The model; any weights will do.
@@ -114,21 +124,92 @@ def find_features(model: BaseModel, role: str, shape: Sequence[int] | None = Non
     Raises:
         AutoFeatureError: If none can be chosen.
     """
-    from mmseg.models import EncoderDecoder
-
     shape = shape or default_shape(model)
-    head = type(getattr(model, 'decode_head', None)).__name__
-    if isinstance(model, EncoderDecoder) or head in _WITHOUT_CLASSIFIER:
-        return [_feature_before_classifier(model, role, shape)]
     if getattr(model, 'gives_features', False):
         return _levels(model, 'features', role, shape)
-    if getattr(model, 'neck', None) is not None:
-        return _levels(model, 'neck', role, shape)
+    _check_single_images(model, role)
+    masks = _mask_features(model)
+    if masks is not None:
+        return [measure_feature(model, masks, shape)]
+    if has_classifier(model):
+        return [_feature_before_classifier(model, role, shape)]
+    for path in _BODIES:
+        if getattr(model, path, None) is not None:
+            return _levels(model, path, role, shape)
     raise AutoFeatureError(
-        f'no feature of the {role} {type(model).__name__} can be chosen automatically: it is '
-        "neither one of mmseg's EncoderDecoder models nor a detector with a neck. Name the "
-        'features (--features STUDENT=TEACHER); tools/inspect_features.py lists them'
+        f'no feature of the {role} {type(model).__name__} can be chosen automatically: it has none of '
+        f'{", ".join(_BODIES)}, no head that classifies positions and none with a pixel decoder. Name '
+        'the features (--features STUDENT=TEACHER); tools/inspect_features.py lists them'
     )
+
+
+def find_memory(model: BaseModel, role: str, shape: Sequence[int] | None = None) -> list[Feature]:
+    """Choose the memory of a model with queries: what its queries read, instead of the default.
+
+    It is the multi-scale memory of a pixel decoder, or what a DETR's encoder makes of the neck's
+    levels. A model without such has what :func:`find_features` gives.
+
+    Args:
+        model (BaseModel): The model; any weights will do.
+        role (str): 'student' or 'teacher', for errors.
+        shape (Sequence[int], optional): As for :func:`find_features`.
+
+    Returns:
+        list[Feature]: The features, from the finest to the coarsest.
+    """
+    shape = shape or default_shape(model)
+    decoder = _pixel_decoder(model)
+    if decoder is not None:
+        levels = [f for f in _levels(model, decoder, role, shape) if f.source.indices[0] == 1]
+        if levels:
+            return levels
+    encoder = getattr(model, 'encoder', None)
+    if encoder is not None and getattr(model, 'neck', None) is not None:
+        path = 'encoder:tokens'
+        try:
+            return [measure_feature(model, path, shape)]
+        except ValueError:
+            number = len(_levels(model, 'neck', role, shape))
+            found = [measure_feature(model, f'{path}[{i}]', shape) for i in range(number)]
+            return sorted(found, key=lambda feature: feature.stride)
+    return find_features(model, role, shape)
+
+
+def _check_single_images(model: BaseModel, role: str) -> None:
+    """Refuse trackers, and what learns from labelled and unlabelled images at once."""
+    preprocessor = type(getattr(model, 'data_preprocessor', None)).__name__
+    inner = next((x for n in ('detector', 'student') if (x := getattr(model, n, None))), None)
+    if preprocessor not in NO_SINGLE_IMAGES and inner is None:
+        return
+    takes = NO_SINGLE_IMAGES.get(preprocessor, 'no single images')
+    name = 'model for single images' if inner is None else type(inner).__name__
+    raise AutoFeatureError(
+        f'the {role} {type(model).__name__} takes {takes}, and features are chosen and compared for '
+        f'single images. Distil the {name} that it begins with: name the config of that model alone, '
+        'and let this one take over its weights'
+    )
+
+
+def has_classifier(model: BaseModel) -> bool:
+    """Whether a segmentor's head has a convolution that gives each position its class."""
+    return hasattr(model, 'decode_head') and any(
+        name.rpartition('.')[2] == _CLASSIFIER for name, _ in model.decode_head.named_modules()
+    )
+
+
+def _pixel_decoder(model: BaseModel) -> str | None:
+    names = [n for n, _ in model.named_modules() if n.rpartition('.')[2] == _PIXEL_DECODER]
+    return names[0] if names else None
+
+
+def _mask_features(model: BaseModel) -> str | None:
+    """Name the map that a model of mask classification multiplies its queries with, if it is one."""
+    head = getattr(model, 'decode_head', None)
+    kind = next((k.__name__ for k in type(head).__mro__ if k.__name__ in _PIXEL_EMBEDDINGS), None)
+    if kind is not None:
+        return f'decode_head.{_PIXEL_EMBEDDINGS[kind]}'
+    decoder = _pixel_decoder(model)
+    return None if decoder is None else f'{decoder}[0]'
 
 
 def find_classifier(model: BaseModel, role: str, shape: Sequence[int] | None = None) -> Feature:
@@ -157,7 +238,11 @@ def find_classifier(model: BaseModel, role: str, shape: Sequence[int] | None = N
     name, kind = f'{path}.{_CLASSIFIER}', type(head).__name__
     run = _HeadRun(model)
     if name not in run.names.values():
-        raise _no_classifier(kind, role)
+        raise AutoFeatureError(
+            f"the {role}'s {kind} gives no position scores of classes: it has no convolution named "
+            f'{_CLASSIFIER!r}. Name the features (--features STUDENT=TEACHER), or take a method that '
+            'compares features before the classifier; tools/inspect_features.py lists them'
+        )
     run.run(model, shape)
     outputs = [output for called, _, _, output in run.calls if called == name]
     if len(outputs) != 1 or not isinstance(outputs[0], Tensor) or outputs[0].dim() != 4:
@@ -211,8 +296,6 @@ def _feature_before_classifier(model: BaseModel, role: str, shape: Sequence[int]
     heads = model.decode_head if isinstance(model.decode_head, nn.ModuleList) else None
     last = heads[-1] if heads is not None else model.decode_head
     run = _HeadRun(model)
-    if not any(name.rpartition('.')[2] == _CLASSIFIER for name in run.names.values()):
-        raise _no_classifier(type(last).__name__, role)
     run.run(model, shape)
     classified = [
         call
@@ -228,30 +311,25 @@ def _feature_before_classifier(model: BaseModel, role: str, shape: Sequence[int]
             'tools/inspect_features.py lists them'
         )
     name, _, feature, _ = classified[-1]
+    source = _producer(run, name, feature)
     if (
         role == 'student'
         and heads is not None
         and not name.startswith(f'decode_head.{len(heads) - 1}.')
     ):
-        raise AutoFeatureError(
-            f"the student's {type(last).__name__} classifies single points, and the last map that is "
-            f'classified is that of {name!r}. {type(model).__name__} runs that head twice in each '
-            'training iteration, so that it is not clear which feature is meant. Name a feature '
-            'before the heads, such as --features neck[0]=TEACHER or backbone[3]=TEACHER. '
-            '(As a teacher it runs once, and works.)'
-        )
-    return _to_feature(_producer(run, name, feature, role, type(last).__name__), feature, shape)
+        # A cascade runs every head but the last twice in training: for its loss, then for the next
+        # head (PointRend's last one classifies single points, so that an earlier one has the map).
+        source = source._replace(run=0)
+    return _to_feature(source, feature, shape)
 
 
-def _producer(
-    run: _HeadRun, classifier: str, feature: Tensor, role: str, head: str
-) -> FeatureSource:
-    """Find the module whose output a tensor is; else say whose input it is."""
-    consumer = classifier
+def _producer(run: _HeadRun, classifier: str, feature: Tensor) -> FeatureSource:
+    """Find the module whose output a tensor is; else say whose input it is, and in which run."""
+    consumer, consumed = classifier, feature
     for name, module, given, output in run.calls:
         # In eval mode dropout changes nothing. In training the feature is what goes into it.
         if isinstance(module, _DropoutNd) and output is not None and output is feature:
-            feature, consumer = given, name
+            feature, consumer, consumed = given, name, given
             break
     found = []
     for order, (name, module, _, output) in enumerate(run.calls):
@@ -266,25 +344,10 @@ def _producer(
                 found.append((is_tuple, name.count('.'), -order, source))
     if found:
         return min(found, key=lambda item: item[:3])[-1]
-    if run.count(consumer) == 1:
-        return FeatureSource(consumer, is_input=True)
-    if role == 'teacher':
-        # a teacher's dropout is never active
-        return FeatureSource(classifier, is_input=True)
-    raise AutoFeatureError(
-        f"the student's {head} classifies what no module outputs, behind {consumer!r}, which runs "
-        f'{run.count(consumer)} times, so that the feature cannot be told from others. Set '
-        'dropout_ratio=0 in the head, or name the features (--features STUDENT=TEACHER); '
-        'tools/inspect_features.py lists them'
-    )
-
-
-def _no_classifier(head: str, role: str) -> AutoFeatureError:
-    reason = _WITHOUT_CLASSIFIER.get(head, f'it has no convolution named {_CLASSIFIER!r}')
-    return AutoFeatureError(
-        f"the {role}'s {head} has no last feature map before a classifier: {reason}. Name the "
-        'features (--features STUDENT=TEACHER); tools/inspect_features.py lists them'
-    )
+    # DANet's dropout runs for three maps, of which one is classified in the end
+    given = [call[2] for call in run.calls if call[0] == consumer]
+    number = next(i for i, tensor in enumerate(given) if tensor is consumed)
+    return FeatureSource(consumer, is_input=True, run=number if len(given) > 1 else None)
 
 
 def _levels(model: BaseModel, path: str, role: str, shape: Sequence[int]) -> list[Feature]:
@@ -304,20 +367,34 @@ def _levels(model: BaseModel, path: str, role: str, shape: Sequence[int]) -> lis
             ) from error
     finally:
         handle.remove()
-    output = given[0]
-    is_tuple = isinstance(output, (list, tuple))
-    levels = list(output) if is_tuple else [output]
-    if not all(isinstance(level, Tensor) and level.dim() == 4 for level in levels):
+    found = list(maps_in(given[0]))
+    if not found:
         raise AutoFeatureError(
             f'the {path} of the {role} {type(model).__name__} gives something else than feature maps '
             'of shape (B, C, H, W). Name the features (--features STUDENT=TEACHER); '
             'tools/inspect_features.py lists them'
         )
-    features = [
-        _to_feature(FeatureSource(path, i if is_tuple else None), level, shape)
-        for i, level in enumerate(levels)
-    ]
+    features = [_to_feature(FeatureSource(path, index), level, shape) for index, level in found]
     return sorted(features, key=lambda feature: feature.stride)
+
+
+def maps_in(
+    output: Any, indices: tuple[int, ...] = ()
+) -> Iterator[tuple[int | tuple[int, ...] | None, Tensor]]:
+    """Yield the maps in an output, within tuples of tuples too, with their indices.
+
+    Args:
+        output (Any): What a module put out.
+        indices (tuple[int, ...]): Where it lies in what holds it. Defaults to nothing.
+
+    Yields:
+        tuple[int | tuple[int, ...] | None, Tensor]: What ``FeatureSource`` has as index, and the map.
+    """
+    if isinstance(output, (list, tuple)):
+        for i, item in enumerate(output):
+            yield from maps_in(item, (*indices, i))
+    elif isinstance(output, Tensor) and output.dim() == 4:
+        yield (indices[0] if len(indices) == 1 else indices or None), output
 
 
 def match_features(
@@ -325,7 +402,8 @@ def match_features(
 ) -> tuple[list[tuple[Feature, Feature]], list[str]]:
     """Pair the features that :func:`find_features` chose: levels by their strides.
 
-    A single feature of the student is paired with the one of the nearest stride.
+    A single feature of the student is paired with the one of the nearest stride. So are the two of the
+    nearest strides if no two have the same: the student's is resized.
 
     Args:
         student (Sequence[Feature]): The student's.
@@ -334,9 +412,6 @@ def match_features(
     Returns:
         tuple[list[tuple[Feature, Feature]], list[str]]: The pairs; and what is left without a
         partner, in words.
-
-    Raises:
-        AutoFeatureError: If no level has a partner of its stride.
     """
     if len(student) == 1:
         # of features of one stride the last, which knows most
@@ -350,11 +425,8 @@ def match_features(
             free.remove(partner)
             pairs.append((feature, partner))
     if not pairs:
-        strides = [', '.join(f'{f.stride:g}' for f in features) for features in (student, teacher)]
-        raise AutoFeatureError(
-            f'the student has features of strides {strides[0]}, the teacher of {strides[1]}, and '
-            'none agree. Name the features (--features STUDENT=TEACHER)'
-        )
+        pairs = [min(product(student, teacher), key=lambda pair: _ratio(*pair))]
+        free.remove(pairs[0][1])
     taken = [feature for feature, _ in pairs]
     alone = [f"the student's {f.source.text}" for f in student if f not in taken]
     alone += [f"the teacher's {f.source.text}" for f in free]

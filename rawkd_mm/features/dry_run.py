@@ -1,10 +1,12 @@
 """Running a model for its features: in a dry run, and as far as the last of them."""
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
@@ -13,8 +15,9 @@ from .mmrazor_adapter import RazorSide
 from .probe import without_traces
 from .recorder import FeatureCapture
 from .source import FeatureSource
+from .tokens import GridSearch
 
-__all__ = ['DryRun', 'dry_run', 'run_for_features', 'run_to_last_feature']
+__all__ = ['DryRun', 'blank_samples', 'dry_run', 'run_for_features', 'run_to_last_feature']
 
 
 def run_for_features(
@@ -31,13 +34,15 @@ def run_for_features(
         data_samples (list, optional): What belongs to them.
         sources (Iterable[str]): Paths of the modules whose outputs are wanted.
     """
+    if data_samples is None:
+        data_samples = blank_samples(inputs)
     heads = getattr(model, 'auxiliary_head', None)
     named = {'auxiliary_head': heads}
     if isinstance(heads, nn.ModuleList):
         named = {f'auxiliary_head.{i}': head for i, head in enumerate(heads)}
     wanted = [h for n, h in named.items() if any(f'{s}.'.startswith(f'{n}.') for s in sources)]
     if not wanted:
-        model(inputs, data_samples, mode='tensor')
+        _run(model, inputs, data_samples)
         return
 
     def run_heads(module: nn.Module, args: tuple, features: object) -> None:
@@ -47,9 +52,45 @@ def run_for_features(
     body = model.neck if getattr(model, 'with_neck', False) else model.backbone
     handle = body.register_forward_hook(run_heads)
     try:
-        model(inputs, data_samples, mode='tensor')
+        _run(model, inputs, data_samples)
     finally:
         handle.remove()
+
+
+def blank_samples(inputs: Tensor) -> list[BaseDataElement]:
+    """Give data samples that say how large images are, and nothing else: no padding, no labels.
+
+    Heads with queries ask for these sizes in every forward.
+
+    Args:
+        inputs (Tensor): Images, shape (B, C, H, W).
+
+    Returns:
+        list[BaseDataElement]: One for each image.
+    """
+    shape = tuple(inputs.shape[-2:])
+    sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape)
+    metainfo = dict(sizes, scale_factor=(1.0, 1.0), flip=False, padding_size=[0, 0, 0, 0])
+    return [BaseDataElement(metainfo=metainfo) for _ in inputs]
+
+
+def _run(model: nn.Module, inputs: Tensor, data_samples: list) -> None:
+    head = getattr(model, 'decode_head', None)
+    if hasattr(model, 'encode_decode') and _takes_more_than_features(head):
+        # mmseg's tensor mode hands features to its heads and nothing else
+        model.encode_decode(inputs, [sample.metainfo for sample in data_samples])
+    else:
+        model(inputs, data_samples, mode='tensor')
+
+
+def _takes_more_than_features(head: nn.Module | None) -> bool:
+    """Whether a decode head cannot run on features alone: those with queries ask for image sizes."""
+    if head is None or isinstance(head, nn.ModuleList):
+        return False
+    parameters = list(inspect.signature(head.forward).parameters.values())
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.kind in kinds and p.default is p.empty]
+    return len(needed) > 1
 
 
 class _FeaturesComplete(Exception):
@@ -146,7 +187,12 @@ def dry_run(
     if is_whole or (razor is not None and not razor.recorders):
         razor = None
     inputs = next(model.parameters()).new_zeros((1, *shape))
-    with without_traces(model), capture.record(model) as recording:
+    search = GridSearch(capture.sources, shape)
+    with (
+        without_traces(model),
+        capture.record(model) as recording,
+        search.watch(model),
+    ):
         modules = capture.modules | (razor.modules if razor else set())
 
         def is_complete() -> bool:
@@ -160,7 +206,7 @@ def dry_run(
                 run_for_features(model, inputs, None, modules)
             except Exception as error:
                 # A detector's head may fail on an empty image: ignored if all features are recorded.
-                if not recording.is_complete:
+                if not recording.has_all:
                     raise RuntimeError(
                         f'{type(model).__name__} failed on an empty image of shape {tuple(shape)} '
                         f'before it had produced all features: {error!r}. Set dry_run_shape of the '
@@ -169,11 +215,16 @@ def dry_run(
                     ) from error
         copied = recording.overwritten
         recording.accept_overwriting()
-        features = capture.features(recording, role)
+        features = capture.features(recording, role, as_recorded=True)
+        grids = {}
+        for source, tokens in features.items():
+            if source.is_tokens:
+                grids[source], sizes = search.find(source, tokens)
+                features[source] = grids[source].to_map(tokens, sizes, source)
         names = usage.names
     if is_whole:
         names = [n for n in model.state_dict() if not n.endswith('num_batches_tracked')]
-    return DryRun(features, capture._replace(copied=copied), names)
+    return DryRun(features, capture._replace(copied=copied, grids=grids), names)
 
 
 class _Usage(TorchFunctionMode):

@@ -10,12 +10,16 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from .choosing import Feature, default_shape
+from .choosing import Feature, default_shape, maps_in
 from .dry_run import run_for_features
 from .probe import without_traces
 from .source import FeatureSource
+from .tokens import GridSearch
 
 __all__ = ['ListedFeature', 'list_features', 'partners']
+
+# How many maps a sequence of several may have; Deformable DETR has 4, DINO 5.
+_MOST_LEVELS = 8
 
 
 class ListedFeature(NamedTuple):
@@ -24,7 +28,7 @@ class ListedFeature(NamedTuple):
     Attributes:
         feature (Feature): Its source, shape and stride.
         kind (str): Class of the module.
-        runs (int): How often the module ran; only one that ran once can be distilled.
+        runs (int): How often the module ran; of several runs one is chosen, ``'[run=0]'``.
         share (float): The module's share of the time of the forward, its submodules' included.
     """
 
@@ -45,7 +49,9 @@ class _Watch:
     def __init__(self, model: BaseModel, shape: Sequence[int]) -> None:
         self.model = model
         self.image = next(model.parameters()).new_zeros((1, *shape))
-        self.shapes: dict[str, list[tuple[int | None, tuple]]] = {}
+        self.shapes: dict[str, list[tuple[int | tuple[int, ...] | None, tuple]]] = {}
+        # of modules that gave a sequence, and which grids there are for it
+        self.sequences: dict[str, tuple] = {}
         self.order: dict[str, int] = {}
         self.runs: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
@@ -82,13 +88,34 @@ class _Watch:
         self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - self._begun.pop()
         self.runs[name] = self.runs.get(name, 0) + 1
         self.order[name] = sum(self.runs.values())
-        is_tuple = isinstance(output, (list, tuple))
-        outputs = enumerate(output) if is_tuple else [(None, output)]
-        self.shapes[name] = [
-            (index, tuple(tensor.shape[1:]))
-            for index, tensor in outputs
-            if isinstance(tensor, Tensor) and tensor.dim() == 4
-        ]
+        self.shapes[name] = [(i, tuple(t.shape[1:])) for i, t in maps_in(output)]
+        if isinstance(output, Tensor) and output.dim() == 3:
+            self.sequences[name] = tuple(output.shape)
+
+    def find_tokens(self) -> dict[str, list[Feature]]:
+        """Run the model once more and find the grids of the sequences."""
+        sources = [FeatureSource(name, is_tokens=True) for name in self.sequences]
+        shape = tuple(self.image.shape[1:])
+        search = GridSearch(sources, shape)
+        with without_traces(self.model), search.watch(self.model):
+            try:
+                run_for_features(self.model, self.image, None, [])
+            except Exception as error:
+                self.error = error
+        return {s.module: self._levels(search, s, shape) for s in sources}
+
+    def _levels(self, search: GridSearch, source: FeatureSource, shape: tuple) -> list[Feature]:
+        tokens = torch.empty(self.sequences[source.module], device='meta')
+        levels = [source, *(source._replace(level=i) for i in range(_MOST_LEVELS))]
+        found = []
+        for level in levels:
+            try:
+                grid, sizes = search.find(level, tokens)
+            except ValueError:  # queries, or no such level
+                continue
+            made = grid.to_map(tokens, sizes, level)
+            found.append(Feature(level, tuple(made.shape[1:]), shape[1] / made.shape[2]))
+        return found
 
 
 def list_features(
@@ -98,6 +125,8 @@ def list_features(
     repeats: int = 3,
 ) -> list[ListedFeature]:
     """List the modules that produce feature maps, in the order in which they end.
+
+    Sequences of tokens are listed as the maps that ``':tokens'`` makes of them.
 
     Args:
         model (BaseModel): The model; runs in eval mode.
@@ -118,16 +147,20 @@ def list_features(
     watch = _Watch(model, shape)
     for _ in range(repeats):
         watch.run()
+    tokens = watch.find_tokens()
     found = []
     for name in sorted(watch.order, key=watch.order.get):
         if depth is not None and name.count('.') >= depth:
             continue
         kind = type(model.get_submodule(name)).__name__
         runs = watch.runs[name] // repeats
-        for index, size in watch.shapes[name]:
-            feature = Feature(FeatureSource(name, index), size, shape[1] / size[1])
-            share = watch.seconds[name] / watch.total
-            found.append(ListedFeature(feature, kind, runs, share))
+        share = watch.seconds[name] / watch.total
+        features = [
+            Feature(FeatureSource(name, index), size, shape[1] / size[1])
+            for index, size in watch.shapes[name]
+        ]
+        features += tokens.get(name, [])
+        found += [ListedFeature(feature, kind, runs, share) for feature in features]
     if not found:
         raise RuntimeError(
             f'{type(model).__name__} produced no feature map of an image of shape {tuple(shape)}: '
@@ -142,7 +175,8 @@ def partners(
     """Find which student feature matches which teacher feature.
 
     These are the last features of both models with the same part (backbone, neck, a head) and the
-    same stride. Modules that run more than once, dropout and the classifier are skipped.
+    same stride. Modules that run more than once, dropout and the classifier are skipped, and tokens
+    where there is a map.
 
     Args:
         student (Sequence[ListedFeature]): The student's.
@@ -158,8 +192,11 @@ def partners(
             source = listed.feature.source
             counts = '.' in source.module or source.module == 'neck'
             counts &= 'Dropout' not in listed.kind and not source.module.endswith('conv_seg')
+            key = listed.part, round(listed.feature.stride, 1)
+            if source.is_tokens and key in result and not result[key].is_tokens:
+                continue
             if listed.runs == 1 and counts:
-                result[listed.part, round(listed.feature.stride, 1)] = source
+                result[key] = source
         return result
 
     of_student, of_teacher = last(student), last(teacher)

@@ -198,7 +198,7 @@ class FeatureRecorder(ModuleOutputsRecorder):
             raise IndexError(
                 f'{self.source!r} has one record, record_idx must be 0, got {record_idx}'
             )
-        return feature(self._model, data_idx)
+        return feature(self._model, () if data_idx is None else (data_idx,))
 
 
 class PairsRecorder(BaseRecorder):

@@ -7,10 +7,16 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-__all__ = ['image_channels', 'without_traces']
+__all__ = ['NO_SINGLE_IMAGES', 'image_channels', 'without_traces']
 
 # Arguments that tell how many channels a layer takes: of convolutions, linear layers, norms.
 _INPUT_CHANNELS = ('in_channels', 'in_features', 'num_features')
+# What data_preprocessors take that are not for single images with one annotation each.
+NO_SINGLE_IMAGES = {
+    'TrackDataPreprocessor': 'several frames of a video',
+    'MultiBranchDataPreprocessor': 'labelled and unlabelled images at once',
+    'ReIDDataPreprocessor': 'several images of a person',
+}
 # Height and width of the image; windows and patches of the usual sizes divide it.
 _SIZE = 64
 

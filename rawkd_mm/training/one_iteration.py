@@ -13,19 +13,11 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
-from ..features import image_channels
+from ..features import NO_SINGLE_IMAGES, image_channels
 from ..registry import type_name
 from .runner import replace_sync_batchnorm
 
 __all__ = ['TrialError', 'made_up_batch', 'main_head_classes', 'run_one_iteration']
-
-
-# What data_preprocessors take that are not for single images with one annotation each.
-_NO_SAMPLES = {
-    'TrackDataPreprocessor': 'several frames of a video',
-    'MultiBranchDataPreprocessor': 'labelled and unlabelled images at once',
-    'ReIDDataPreprocessor': 'several images of a person',
-}
 
 
 class TrialError(RuntimeError):
@@ -78,7 +70,7 @@ def made_up_batch(
         TrialError: If the model takes something else than single images.
     """
     preprocessor = model.data_preprocessor if preprocessor is None else preprocessor
-    takes = _NO_SAMPLES.get(type(preprocessor).__name__)
+    takes = NO_SINGLE_IMAGES.get(type(preprocessor).__name__)
     if takes is not None:
         raise TrialError(
             f'{type(model).__name__} takes {takes} ({type(preprocessor).__name__}), of which none are '
@@ -90,6 +82,10 @@ def made_up_batch(
         normalised = (torch.stack(inputs).float() - 127.5) / 73.9
         return normalised.to(device), [sample.to(device) for sample in samples]
     preprocessor = copy.deepcopy(preprocessor).to(device)
+    # a divisor that is larger than the images is a fixed size, too (SAN)
+    divisor = getattr(preprocessor, 'size_divisor', None)
+    if divisor is not None and divisor > max(size):
+        preprocessor.size, preprocessor.size_divisor = tuple(size), None
     if getattr(preprocessor, 'size', None) is not None:
         preprocessor.size = tuple(size)
     if getattr(preprocessor, 'batch_augments', None):

@@ -155,6 +155,16 @@ def test_images_are_what_the_training_makes_of_them():
     assert labels.shape == (2, 1, 16, 24) and labels.unique().tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize(('divisor', 'shape'), [(640, (16, 24)), (16, (16, 32))])
+def test_a_divisor_larger_than_the_images_is_a_fixed_size(divisor, shape):
+    """SAN pads to multiples of 640, which its crops of 640 pixels are."""
+    config = dict(type='SegDataPreProcessor', size_divisor=divisor)
+    model = build(pspnet(data_preprocessor=config))
+    inputs, _ = made_up_batch(model, (16, 24))
+    assert inputs.shape == (2, 3, *shape)
+    assert model.data_preprocessor.size_divisor == divisor
+
+
 def test_a_model_without_preprocessor_gets_a_batch():
     model = build(pspnet(data_preprocessor=None))
     assert type(model.data_preprocessor) is BaseDataPreprocessor

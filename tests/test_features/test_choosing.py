@@ -15,13 +15,18 @@ from helpers import (
     samples,
 )
 from mmengine.config import ConfigDict
+from mmengine.model import BaseModel
 from mmseg.registry import MODELS
+from zoo import read_theirs
 
 from rawkd_mm.compat import has_mmcv_ops
 from rawkd_mm.features import (
     AutoFeatureError,
     FeatureSource,
+    blank_samples,
+    dry_run,
     find_features,
+    find_memory,
     match_features,
     measure_feature,
 )
@@ -131,24 +136,30 @@ WITH_BACKBONE = {
     'DDRHead': (dict(type='DDRNet'), 'head'),
     'PIDHead': (dict(type='PIDNet', num_stem_blocks=1, num_branch_blocks=1), 'i_head.act'),
 }
-# With the reason why they are refused as students.
-FOUND_IN_TEACHERS = {
-    'DAHead': (head('DAHead', pam_channels=4), 'conv_seg:input', 'runs 3 times'),
+# What runs several times: a dropout for three maps (DANet), a head in a training iteration (PointRend).
+RUN_SEVERAL_TIMES = {
+    'DAHead': (head('DAHead', pam_channels=4), 'dropout:input[run=2]', 'dropout:input[run=2]'),
     'PointHead': (
-        [FCN, head('PointHead', ALL, num_fcs=1, coarse_pred_each_layer=True)],
+        [
+            FCN,
+            head(
+                'PointHead',
+                ALL,
+                num_fcs=1,
+                coarse_pred_each_layer=True,
+                norm_cfg=dict(type='BN1d'),
+            ),
+        ],
+        '0.convs[run=0]',
         '0.convs',
-        'runs that head twice',
     ),
 }
-REFUSED = {
-    'Mask2FormerHead': 'classifies queries',
-    'MaskFormerHead': 'classifies queries',
-    'SegmenterMaskTransformerHead': 'embeddings of patches with embeddings of classes',
-    'SideAdapterCLIPHead': 'compares mask proposals',
-    'VPDDepthHead': 'has no classes',
-}
+# What the masks are products of, for heads that classify no positions.
+MASK_CLASSIFICATION = {'Mask2FormerHead', 'MaskFormerHead'}
+# Those that need weights of other projects; the last has neither classes nor masks.
+WITH_OTHERS_WEIGHTS = {'SideAdapterCLIPHead', 'VPDDepthHead'}
 # On a backbone of its own: a transformer's tokens.
-ON_VIT = {'DPTHead': 'project'}
+ON_VIT = {'DPTHead': 'project', 'SegmenterMaskTransformerHead': 'patch_proj:tokens'}
 # Parts of heads.
 NO_HEADS = {'KernelUpdateHead', 'KernelUpdator'}
 
@@ -188,7 +199,8 @@ def test_every_head_of_mmseg_is_known():
         for name, kind in MODELS.module_dict.items()
         if kind.__module__.startswith('mmseg.models.decode_heads')
     }
-    known = {*FOUND, *WITH_BACKBONE, *FOUND_IN_TEACHERS, *REFUSED, *ON_VIT, *NO_HEADS}
+    known = {*FOUND, *WITH_BACKBONE, *RUN_SEVERAL_TIMES, *ON_VIT, *NO_HEADS}
+    known |= {*MASK_CLASSIFICATION, *WITH_OTHERS_WEIGHTS}
     assert registered == known
 
 
@@ -220,9 +232,10 @@ def check_it_is_what_is_classified(model, source, head_path, image=IMAGE):
             assert head_path.endswith('.0')  # PointRend's tensor mode is unfinished
     handle.remove()
     other.remove()
-    assert len(found) == 1 and found[0].dim() == 4
+    feature = found[source.run or 0]
+    assert (len(found) == 1 or source.run is not None) and feature.dim() == 4
     with torch.no_grad():
-        assert torch.equal(classifier(found[0]), logits[-1])
+        assert torch.equal(classifier(feature), logits[-1])
 
 
 def head_path(source):
@@ -264,16 +277,41 @@ def test_heads_with_their_own_backbones(name):
     check_it_is_what_is_classified(model, feature.source, 'decode_head')
 
 
-@pytest.mark.parametrize('name', FOUND_IN_TEACHERS)
-def test_heads_of_teachers_only(name):
+@pytest.mark.parametrize('role', ['student', 'teacher'])
+@pytest.mark.parametrize('name', RUN_SEVERAL_TIMES)
+def test_what_runs_several_times(name, role):
     needs_ops(name)
-    config, path, reason = FOUND_IN_TEACHERS[name]
+    config, *paths = RUN_SEVERAL_TIMES[name]
     model = segmentor(config)
-    (feature,) = find_features(model, 'teacher', IMAGE)
-    assert feature.source == FeatureSource.parse(f'decode_head.{path}')
+    (feature,) = find_features(model, role, IMAGE)
+    assert feature.source == FeatureSource.parse(f'decode_head.{paths[role == "teacher"]}')
     check_it_is_what_is_classified(model, feature.source, head_path(feature.source))
-    with pytest.raises(AutoFeatureError, match=reason):
-        find_features(model, 'student', IMAGE)
+
+
+@pytest.mark.parametrize('name', RUN_SEVERAL_TIMES)
+def test_the_run_of_a_training_is_the_one_whose_loss_is_computed(name):
+    """The distilled feature is the one that the main classifier gets for its loss, in training too."""
+    needs_ops(name)
+    config, path, _ = RUN_SEVERAL_TIMES[name]
+    student = segmentor_config(config)
+    if isinstance(config, list):
+        student.update(type='CascadeEncoderDecoder', num_stages=len(config))
+        student['train_cfg'] = ConfigDict(
+            num_points=8, oversample_ratio=3, importance_sample_ratio=0.75
+        )
+    source = f'decode_head.{path}'
+    distiller = feature_distiller(dict(student=source, teacher='decode_head.bottleneck'))
+    algorithm = distill(student=student, distiller=distiller).train()
+    head = algorithm.student.decode_head
+    head = head[0] if isinstance(config, list) else head
+    head.dropout.p = 0.0  # what is classified is then what was given to it
+    classified = []
+    head.conv_seg.register_forward_hook(lambda m, args, out: classified.append(args[0]))
+    losses = algorithm(images(size=64), samples(size=64), mode='loss')
+    (found,) = algorithm.distiller.last_comparison.pairs.values()
+    assert torch.equal(found.student, classified[0])
+    (key,) = [k for k in losses if k.startswith('distill')]
+    assert losses[key].isfinite() and 'run' in key
 
 
 def test_da_head_without_dropout_can_be_a_student():
@@ -295,27 +333,169 @@ def test_heads_on_tokens():
 
 def segmenter():
     return dict(
-        head('SegmenterMaskTransformerHead'), in_channels=8, in_index=3, num_heads=2,
-        embed_dims=8, num_layers=1,
+        head('SegmenterMaskTransformerHead'), in_channels=8, in_index=0, num_heads=2,
+        embed_dims=8, num_layers=1, norm_cfg=dict(type='LN'),
     )  # fmt: skip
 
 
-@pytest.mark.parametrize('name', REFUSED)
-def test_heads_without_a_classified_map_are_refused(name):
-    """Those that need weights of other projects are stood in for by their name alone."""
-    if name == 'SegmenterMaskTransformerHead':
-        model = vit(segmenter())
+@pytest.mark.parametrize('role', ['student', 'teacher'])
+def test_segmenters_masks_are_products_of_its_tokens(role):
+    config = pspnet()
+    config.pop('auxiliary_head')
+    config['backbone'] = dict(
+        type='VisionTransformer', img_size=64, patch_size=16, embed_dims=8, num_layers=2,
+        num_heads=2, out_indices=(1,), final_norm=True, with_cls_token=True,
+    )  # fmt: skip
+    config['decode_head'] = segmenter()
+    model = build(config).eval()
+    (feature,) = find_features(model, role, (3, 64, 96))
+    assert feature.source.text == 'decode_head.patch_proj:tokens'
+    assert (feature.shape, feature.stride) == ((8, 4, 6), 16)
+    found = []
+    head = model.decode_head
+    handles = [
+        module.register_forward_hook(lambda m, args, out: found.append(out))
+        for module in (head.patch_proj, head.classes_proj)
+    ]
+    inputs = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        masks = model(inputs, mode='tensor')
+    for handle in handles:
+        handle.remove()
+    source = feature.source
+    capture = dry_run(model, (3, 64, 64), [source], role).capture
+    with torch.no_grad(), capture.record(model) as recording:
+        model(inputs, mode='tensor')
+    pixels = torch.nn.functional.normalize(capture.features(recording, role)[source], dim=1)
+    classes = torch.nn.functional.normalize(found[1], dim=2)
+    products = torch.einsum('bkc,bchw->bhwk', classes, pixels)
+    torch.testing.assert_close(head.mask_norm(products).permute(0, 3, 1, 2), masks)
+
+
+def mask_former(kind):
+    """A segmentor of mask classification, narrow, from the published config."""
+    file = dict(
+        Mask2FormerHead='mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py',
+        MaskFormerHead='maskformer/maskformer_r50-d32_8xb2-160k_ade20k-512x512.py',
+    )[kind]
+    model = read_theirs(file).model
+    model.backbone.update(depth=18, base_channels=8, stem_channels=8, init_cfg=None)
+    model.backbone.pop('pretrained', None)
+    model.decode_head.in_channels = [8, 16, 32, 64]
+    return build(model)
+
+
+@pytest.mark.usefixtures('mmdet')
+@pytest.mark.parametrize('kind', sorted(MASK_CLASSIFICATION))
+def test_mask_features_and_memory(kind):
+    model = mask_former(kind).eval()
+    (feature,) = find_features(model, 'teacher', (3, 128, 64))
+    assert feature.source.text == 'decode_head.pixel_decoder[0]'
+    assert (feature.shape, feature.stride) == ((256, 32, 16), 4)
+    memory = find_memory(model, 'teacher', (3, 128, 64))
+    if kind == 'MaskFormerHead':
+        assert [(f.source.text, f.stride) for f in memory] == [('decode_head.pixel_decoder[1]', 32)]
     else:
-        model = segmentor(head('PSPHead', pool_scales=(1, 2)))
-        model.decode_head = type(name, (torch.nn.Module,), {})()
-    with pytest.raises(AutoFeatureError, match=REFUSED[name]) as error:
-        find_features(model, 'student', IMAGE)
-    assert name in str(error.value) and '--features STUDENT=TEACHER' in str(error.value)
+        assert [(f.source.text, f.stride) for f in memory] == [
+            (f'decode_head.pixel_decoder[1][{i}]', s) for i, s in ((2, 8), (1, 16), (0, 32))
+        ]
+    # masks of a query are what the map gives of the query's embedding
+    source, head = feature.source, model.decode_head
+    seen = []
+    handle = head.mask_embed.register_forward_hook(lambda m, args, out: seen.append(out))
+    capture = dry_run(model, (3, 64, 64), [source], 'teacher').capture
+    sample = blank_samples(torch.zeros(1, 3, 128, 64))
+    with torch.no_grad(), capture.record(model) as recording:
+        features = model.extract_feat(torch.randn(1, 3, 128, 64))
+        _, masks = head(features, sample)
+    handle.remove()
+    found = capture.features(recording, 'teacher')[source]
+    last = seen[-1][-1] if seen[-1].dim() == 4 else seen[-1]
+    torch.testing.assert_close(torch.einsum('bqc,bchw->bqhw', last, found), masks[-1])
 
 
-def test_what_is_no_segmentor_and_has_no_neck_is_refused():
-    with pytest.raises(AutoFeatureError, match='neither one of mmseg'):
-        find_features(build(pspnet()).backbone, 'teacher', IMAGE)
+@pytest.mark.usefixtures('mmdet')
+@pytest.mark.parametrize(
+    ('config', 'texts'),
+    [
+        ('detr/detr_r18_8xb2-500e_coco.py', ['encoder:tokens']),
+        (
+            'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
+            [f'encoder:tokens[{i}]' for i in range(4)],
+        ),
+    ],
+)
+def test_memory_of_detectors_with_queries(config, texts):
+    """The levels are where the encoder was told that they begin."""
+    published = read_theirs(config, 'mmdet').model
+    published.backbone.update(depth=18, base_channels=8, init_cfg=None)
+    published.neck.in_channels = [8 * c // 64 // (4 if 'r50' in config else 1)
+                                  for c in published.neck.in_channels]  # fmt: skip
+    published['_scope_'] = 'mmdet'
+    model = build(published).eval()
+    assert all(f.source.module == 'neck' for f in find_features(model, 'student', (3, 96, 64)))
+    memory = find_memory(model, 'student', (3, 96, 64))
+    assert [feature.source.text for feature in memory] == texts
+    seen = {}
+
+    def keep(module, args, kwargs, output):
+        seen.update(kwargs, output=output)
+
+    model.encoder.register_forward_hook(keep, with_kwargs=True)
+    inputs = torch.randn(2, 3, 64, 128)
+    capture = dry_run(model, (3, 64, 64), [f.source for f in memory], 'student').capture
+    with torch.no_grad(), capture.record(model) as recording:
+        model(inputs, blank_samples(inputs), mode='tensor')
+    shapes = seen.get('spatial_shapes', torch.tensor([[2, 4]])).tolist()
+    assert sum(rows * columns for rows, columns in shapes) == seen['output'].shape[1]
+    begin = 0
+    for feature, (rows, columns) in zip(memory, shapes, strict=True):
+        end = begin + rows * columns
+        expected = seen['output'][:, begin:end].reshape(2, rows, columns, -1).permute(0, 3, 1, 2)
+        assert torch.equal(capture.features(recording, 'student')[feature.source], expected)
+        begin = end
+
+
+def test_heads_that_classify_neither_positions_nor_masks_have_the_backbones_maps():
+    model = segmentor(head('PSPHead', pool_scales=(1, 2)))
+    model.decode_head = type('VPDDepthHead', (torch.nn.Module,), {'forward': lambda self, x: x})()
+    found = find_features(model, 'teacher', IMAGE)
+    assert [f.source.text for f in found] == [f'backbone[{i}]' for i in range(4)]
+
+
+@pytest.mark.usefixtures('mmdet')
+def test_detectors_without_a_neck_have_the_backbones_maps():
+    config = faster_rcnn()
+    config.pop('neck')
+    model = build(dict(config, neck=None))
+    found = find_features(model, 'student', (3, 128, 128))
+    assert [f.stride for f in found] == [4, 8, 16, 32]
+
+
+def test_what_has_no_part_that_sees_the_image_is_refused():
+    class Other(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 1)
+
+        def forward(self, inputs, data_samples=None, mode='tensor'):
+            return self.conv(inputs)
+
+    with pytest.raises(AutoFeatureError, match='Other can be chosen.*--features STUDENT=TEACHER'):
+        find_features(Other(), 'teacher', IMAGE)
+
+
+def test_a_tracker_names_its_detector():
+    class Tracker(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.detector = build(pspnet())
+
+        def forward(self, inputs, data_samples=None, mode='tensor'):
+            raise NotImplementedError
+
+    with pytest.raises(AutoFeatureError, match='takes no single images.* EncoderDecoder that'):
+        find_features(Tracker(), 'teacher', IMAGE)
 
 
 def test_a_feature_is_the_input_of_a_module_in_training_too():
@@ -368,9 +548,18 @@ def made(*strides):
     return [Feature(FeatureSource('neck', i), (4, 64, 64), s) for i, s in enumerate(strides)]
 
 
-def test_levels_without_a_common_stride_are_refused():
-    with pytest.raises(AutoFeatureError, match='strides 4, 8, the teacher of 16, 32, and none'):
-        match_features(made(4, 8), made(16, 32))
+def test_levels_without_a_common_stride_give_the_nearest_two():
+    student, teacher = made(4, 8), made(16, 32)
+    pairs, alone = match_features(student, teacher)
+    assert pairs == [(student[1], teacher[0])]
+    assert alone == ["the student's neck[0]", "the teacher's neck[1]"]
+
+
+@pytest.mark.parametrize('stride', [4, 64])
+def test_one_map_of_a_teacher_has_the_nearest_level_of_the_student(stride):
+    student, (teacher,) = made(8, 16, 32), made(stride)
+    pairs, _ = match_features(student, [teacher])
+    assert pairs == [(student[0 if stride == 4 else 2], teacher)]
 
 
 def test_single_features_are_paired_whatever_their_strides():

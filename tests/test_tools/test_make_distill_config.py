@@ -144,7 +144,7 @@ def test_warnings(call, folder, changes, warning):
         (dict(method='fgd'), '--method fgd is for detectors'),
         (dict(out='out.yaml'), "-o 'out.yaml' must end in .py"),
         (dict(out='student.py'), 'overwrite it with --force'),
-        (dict(features=['a', 'b']), 'expected either auto or pairs'),
+        (dict(features=['a', 'b']), 'expected either auto, or memory, or pairs'),
         (
             dict(features=['decode_head.nope=decode_head.bottleneck']),
             "no module 'decode_head.nope'",
@@ -251,7 +251,7 @@ def test_features_are_listed_as_they_run(call, folder):
 
 def test_modules_that_run_twice_are_marked(call, folder):
     log = call(inspect_features, 'student.py', '--teacher', 'teacher.py', '--depth', 0)
-    assert 'cannot be distilled' in log  # the ReLU of a residual block
+    assert 'choose one, such as' in log and '[run=0]' in log  # the ReLU of a residual block
 
 
 @pytest.mark.parametrize(
@@ -274,3 +274,59 @@ def test_a_published_config_that_cannot_be_read_says_why():
         pytest.skip('MMPretrain is installed')
     with pytest.raises(UsageError, match=r'tiny_upernet\S+ cannot be read: .*mmpretrain'):
         load_config(name)
+
+
+def test_a_run_of_a_module_is_named_in_a_pair(call, folder):
+    name = 'decode_head.conv_seg:input[run=0]'
+    log = call(*make('--force', '--features', f'{name}={name}'))
+    assert 'One iteration' in log
+    assert log.count('[run=0]') == 2
+    (pair,) = Config.fromfile(folder / 'out.py').model.distiller.pairs
+    assert pair == dict(student=name, teacher=name)
+
+
+SEGMENTER = """
+_base_ = '{base}'
+model = dict(
+    backbone=dict(
+        _delete_=True, type='VisionTransformer', img_size=32, patch_size=8, embed_dims=8, num_layers=2,
+        num_heads=2, out_indices=(0, 1), final_norm=True, with_cls_token=True,
+    ),
+    decode_head=dict(
+        _delete_=True, type='SegmenterMaskTransformerHead', in_channels=8, in_index=1, channels=8,
+        embed_dims=8, num_layers=1, num_heads=2, num_classes=11, norm_cfg=dict(type='LN'),
+    ),
+    auxiliary_head=None,
+)
+"""
+
+
+@pytest.fixture
+def segmenter(folder):
+    file = folder / 'segmenter.py'
+    file.write_text(SEGMENTER.format(base='student.py'))
+    yield file.name
+    file.unlink()
+
+
+def test_tokens_of_a_student_learn_from_a_map(call, folder, segmenter):
+    log = call(*make('--force', student=segmenter))
+    assert 'One iteration' in log
+    (pair,) = Config.fromfile(folder / 'out.py').model.distiller.pairs
+    assert pair == dict(student='decode_head.patch_proj:tokens', teacher='decode_head.bottleneck')
+    assert '8x4x4' in log  # patches of 8 pixels in an image of 32x32
+
+
+def test_tokens_are_listed_with_their_grid(call, folder, segmenter):
+    call(inspect_features, segmenter, '--json', 'x.json', '--depth', 0)
+    listed = json.loads((folder / 'x.json').read_text())['student']['features']
+    found = {entry['feature']: entry for entry in listed}
+    for name in ('backbone.layers.0:tokens', 'decode_head.dec_proj:tokens'):
+        assert found[name]['shape'] == [8, 4, 4] and found[name]['stride'] == 8
+    # patches, and behind them the classes: which are which is not known
+    assert 'decode_head.layers.0:tokens' not in found or (
+        found['decode_head.layers.0:tokens']['shape'] == [8, 4, 4]
+    )
+    assert [name for name, entry in found.items() if entry['auto']] == [
+        'decode_head.patch_proj:tokens'
+    ]

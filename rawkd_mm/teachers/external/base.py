@@ -2,7 +2,6 @@
 
 import importlib
 import logging
-from collections.abc import Sequence
 from types import ModuleType
 
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from ...training.errors import UsageError
 from .image_settings import ImageSettings
 
-__all__ = ['ExternalTeacher', 'import_library', 'tokens_to_map']
+__all__ = ['ExternalTeacher', 'import_library']
 
 
 class ExternalTeacher(BaseModel):
@@ -158,25 +157,3 @@ def import_library(name: str, extra: str, needed: str) -> ModuleType:
         raise UsageError(
             f"{needed} needs {name}, which cannot be imported ({error}): pip install 'rawkd_mm[{extra}]'"
         ) from error
-
-
-def tokens_to_map(tokens: Tensor, grid: Sequence[int]) -> Tensor:
-    """Make a map of the patches' tokens; class and register tokens, which come first, are left out.
-
-    Args:
-        tokens (Tensor): Shape (B, N, C).
-        grid (Sequence[int]): Rows and columns of patches.
-
-    Returns:
-        Tensor: Shape (B, C, rows, columns).
-
-    Raises:
-        ValueError: If there are fewer tokens than patches.
-    """
-    rows, columns = grid
-    others = tokens.shape[1] - rows * columns
-    if tokens.dim() != 3 or others < 0:
-        raise ValueError(
-            f'tokens of shape {tuple(tokens.shape)} are no map of {rows} x {columns} patches'
-        )
-    return tokens[:, others:].transpose(1, 2).unflatten(2, (rows, columns))

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...features.tokens import tokens_to_map
 from ...registry import register_model
 from ...training.errors import UsageError
-from .base import ExternalTeacher, import_library, tokens_to_map
+from .base import ExternalTeacher, import_library
 from .image_settings import ImageSettings
 
 __all__ = ['TorchvisionTeacher']

@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/modern_pairs/mask2former-swin-l_mask2former-r50_coco-panoptic.py',
+    '../_base_/methods/cad.py',
+]
+
+model = _base_.pop('method').model

@@ -1,0 +1,3 @@
+_base_ = ['../_base_/modern_pairs/segformer-b5_segformer-b0_ade20k.py', '../_base_/methods/lad.py']
+
+model = _base_.pop('method').model
