@@ -60,8 +60,8 @@ def parse_args() -> argparse.Namespace:
         help='what is compared. auto (default): of a segmentor the last feature before the '
         'classifier (cwd, kl: the scores of the main head), of mask classification the map that the '
         'masks are products of, of a detector every level of the neck (fgd, mgd, fkd of two stages: '
-        "those that the RoI head reads) or else the backbone's maps. memory: of models with queries what "
-        "the queries read instead. Or pairs of modules' paths, such as backbone[3]=backbone[3] "
+        "those that the RoI head reads) or else the backbone's maps. memory: of models with queries "
+        "what the queries read instead. Or pairs of modules' paths, such as backbone[3]=backbone[3] "
         'decode_head.convs=decode_head.bottleneck backbone.layers.11:tokens=backbone[3], which '
         'tools/inspect_features.py lists',
     )
