@@ -494,9 +494,7 @@ def test_a_tracker_names_its_detector():
         def forward(self, inputs, data_samples=None, mode='tensor'):
             raise NotImplementedError
 
-    with pytest.raises(
-        AutoFeatureError, match='takes no single images.* EncoderDecoder that'
-    ):
+    with pytest.raises(AutoFeatureError, match='takes no single images.* EncoderDecoder that'):
         find_features(Tracker(), 'teacher', IMAGE)
 
 
