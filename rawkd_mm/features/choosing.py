@@ -239,7 +239,7 @@ def find_classifier(model: BaseModel, role: str, shape: Sequence[int] | None = N
     run = _HeadRun(model)
     if name not in run.names.values():
         raise AutoFeatureError(
-            f"the {role}'s {kind} gives no position scores of classes: it has no convolution named "
+            f"the {role}'s {kind} has no classifier of positions: there is no convolution named "
             f'{_CLASSIFIER!r}. Name the features (--features STUDENT=TEACHER), or take a method that '
             'compares features before the classifier; tools/inspect_features.py lists them'
         )

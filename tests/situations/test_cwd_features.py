@@ -112,7 +112,7 @@ def test_a_head_that_classifies_no_map_is_refused(mmdet):  # for the operators
     point = head('PointHead', [32], [0], num_fcs=1, coarse_pred_each_layer=True)
     fpn = head('FPNHead', [4, 8], [0, 1], feature_strides=[4, 8])
     model = with_heads([fpn, point], kind='CascadeEncoderDecoder', num_stages=2)
-    with pytest.raises(AutoFeatureError, match=r'PointHead has no .* classifier'):
+    with pytest.raises(AutoFeatureError, match=r'PointHead has no classifier'):
         find_classifier(model, 'student', (3, *SIZE))
 
 
