@@ -3,8 +3,8 @@
 
 The student is the quickstart's PSPNet, a convolutional network. It learns from the quickstart's wider
 PSPNet, or from a vision transformer of timm's that --train-vit has trained: one convolution of stride 2
-and a pooling before its 2 x 2 patches, then 6 blocks of 96 channels at stride 8. A transformer needs more
-data: it gets 20,000 scenes more, and batches of 32 for 12,000 iterations.
+and a pooling before its 2 x 2 patches, then 6 blocks of 96 channels at stride 8. A transformer needs
+more data: it gets 20,000 scenes more, and batches of 32 for 12,000 iterations.
 All methods of one seed have the same initial student and the same batches.
 
     python benchmarks/teacher_kinds.py --train-vit VIT.pth
