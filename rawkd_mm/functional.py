@@ -289,8 +289,9 @@ def kl_divergence(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
     dtype = compute_dtype(student, teacher)
     student, teacher = student.to(dtype), teacher.detach().to(dtype)
     if student.shape[1] == 1:
-        student, teacher = (torch.cat([torch.zeros_like(x), x], dim=1) for x in (student, teacher))
-    log_s, log_t = ((x / tau).log_softmax(dim=1) for x in (student, teacher))
+        student = torch.cat([torch.zeros_like(student), student], dim=1)
+        teacher = torch.cat([torch.zeros_like(teacher), teacher], dim=1)
+    log_s, log_t = (student / tau).log_softmax(dim=1), (teacher / tau).log_softmax(dim=1)
     p_s, p_t = log_s.exp(), log_t.exp()
     # The differences of the probabilities sum to 0. With them each term is 0 or more and has its
     # minimum where both are the same, so that the rounding of the logarithms cancels.
