@@ -355,6 +355,7 @@ class Clock:
         self._last = now
 
     def __str__(self) -> str:
-        sums = [sum(column) for column in list(zip(*self._steps))[1:]]
-        steps = ', '.join(f'{name} {seconds:.0f}' for name, seconds, _ in self._steps)
-        return f'Took {sums[0]:.0f} s ({steps}), {sums[1]:.0f} s of the processor.'
+        rows = [*self._steps, ('in all', *map(sum, list(zip(*self._steps))[1:]))]
+        return 'Seconds, and in brackets those of the processor: ' + ', '.join(
+            f'{name} {seconds:.0f} ({used:.0f})' for name, seconds, used in rows
+        )
