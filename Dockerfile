@@ -15,7 +15,7 @@ COPY . .
 # What the operators are compiled for, as no GPU is there while this builds: 9.0 is an H100 or H200, 8.9 an
 # RTX 4090, 8.6 an RTX 3090, 8.0 an A100.
 ARG TORCH_CUDA_ARCH_LIST="8.0 8.6 8.9 9.0"
-RUN FORCE_CUDA=1 python3.12 tools/dev/setup_env.py test && rm -rf /root/.cache
+RUN XDG_CACHE_HOME=/tmp/cache FORCE_CUDA=1 python3.12 tools/dev/setup_env.py test && rm -rf /tmp/cache
 ENV PATH=/rawkd_mm/.venv/bin:$PATH
 RUN rawkd --version
 CMD ["bash"]

@@ -1,22 +1,6 @@
-# With the labels of 200 of the 4000 images; all of them, without labels, are seen by the distillation.
-_base_ = './cad_neck_retinanet-r18-w32_retinanet-r18-w8_1xb16-3k_digit-scenes-64x64.py'
+_base_ = [
+    './lad_neck_retinanet-r18-w32_retinanet-r18-w8_1xb16-1k_digit-scenes-64x64_200-labels.py',
+    '../_base_/methods/cad.py',
+]
 
-train_dataloader = dict(dataset=dict(indices=200))
-param_scheduler = [
-    dict(type='OneCycleLR', eta_max=4e-3, total_steps=1000, pct_start=0.1, by_epoch=False)
-]
-train_cfg = dict(max_iters=1000, val_interval=250)
-default_hooks = dict(checkpoint=dict(interval=250), logger=dict(interval=25))
-custom_hooks = [
-    dict(type='FeatureGeometryHook', interval=25),
-    dict(
-        type='UnlabelledImagesHook',
-        batch_size=16,
-        num_workers=0,
-        dataset=dict(
-            type='UnlabelledImages',
-            data_root='data/digit_scenes_64/images/train',
-            pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs')],
-        ),
-    ),
-]
+model = _base_.pop('method').model
