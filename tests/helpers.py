@@ -1,5 +1,6 @@
 """Small real models, data and runs that several test files use."""
 
+import contextlib
 import copy
 import json
 import os
@@ -234,9 +235,26 @@ def faster_rcnn(channels=16, width=8, classes=CLASSES):
     return ConfigDict(config)
 
 
+@contextlib.contextmanager
+def unset_parameters_are_nan():
+    """Parameters that a constructor leaves unset are NaN here, so that no test passes by chance.
+
+    Deformable DETR and others set some in ``init_weights`` only. Before torch 2.2 they keep what the memory
+    had.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=only_warns)
+
+
 def build(config):
     """Build a model as a config with default_scope='mmseg' does."""
-    return MODELS.build({'_scope_': 'mmseg', **copy.deepcopy(config)})
+    with unset_parameters_are_nan():
+        return MODELS.build({'_scope_': 'mmseg', **copy.deepcopy(config)})
 
 
 def pair(student=BOTTLENECK, teacher=None, **kwargs):

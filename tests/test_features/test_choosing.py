@@ -433,6 +433,7 @@ def test_memory_of_detectors_with_queries(config, texts):
                                   for c in published.neck.in_channels]  # fmt: skip
     published['_scope_'] = 'mmdet'
     model = build(published).eval()
+    model.init_weights()
     assert all(f.source.module == 'neck' for f in find_features(model, 'student', (3, 96, 64)))
     memory = find_memory(model, 'student', (3, 96, 64))
     assert [feature.source.text for feature in memory] == texts
