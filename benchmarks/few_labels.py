@@ -391,6 +391,13 @@ def summarise(file: Path, figure: Path) -> None:
     print(f'Written: {figure}, {file.stem}_summary.csv and .md beside {file}')
 
 
+def with_spread(values: Sequence[float], form: str) -> str:
+    """Write the mean of values in a format, and their standard deviation if there are several."""
+    values = list(values)
+    spread = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
+    return f'{statistics.mean(values):{form}}{spread}' if values else ''
+
+
 def write_table(rows: list[dict], file: Path, metric: str = 'mIoU') -> None:
     """Print what table() gives, and write it beside the CSV."""
     columns = ['labels', 'method', 'unlabelled', 'seeds', metric, 'gain over alone']
