@@ -171,7 +171,7 @@ SMALLEST = 'modern/cad_fusion-conv_segformer-b5_segformer-b0_8xb2-160k_ade20k-51
 
 
 def check_one_iteration(name):
-    """At full size, on two images of 128x128 pixels; DINO chooses 900 of more positions than these have."""
+    """At full size, on two small images. DINO chooses 900 of their positions."""
     from rawkd_mm.distill_config import build_algorithm
 
     cfg = buildable(name)
