@@ -35,7 +35,9 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
     for text in texts:
         key, separator, values = text.partition('=')
         if not separator or not re.fullmatch(r'[^\s.]+(\.[^\s.]+)*', key):
-            raise GridError(f'{text!r} is not KEY=V1,V2 with a KEY such as optim_wrapper.optimizer.lr')
+            raise GridError(
+                f'{text!r} is not KEY=V1,V2 with a KEY such as optim_wrapper.optimizer.lr'
+            )
         if key in grid:
             raise GridError(f'{key} is there twice. Give all of its values at once: {key}=V1,V2')
         grid[key] = [value.strip() for value in _split(values, text)]
