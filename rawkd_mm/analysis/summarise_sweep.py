@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -342,7 +343,7 @@ def draw_over_weight(lines: list[Line], by: str | None, x: str, ylim: tuple | No
                 sorted(curve),
                 [line.mean.mean for line in points],
                 [line.mean.std or 0.0 for line in points],
-                label=short(value) or method,
+                label=short(value) or (by and "the config's own") or method,
                 color=f'C{i}',
                 marker='osD^vXP'[i % 7],
                 capsize=3,
@@ -426,6 +427,7 @@ def write_summary(
     by: str | None = None,
     x: str = 'weight',
     ylim: tuple | None = None,
+    only: Collection[tuple[str, str]] | None = None,
 ) -> None:
     """Write the table as CSV and Markdown, and the figures; print their names and the table.
 
@@ -438,6 +440,8 @@ def write_summary(
             there is one.
         x (str): See :func:`draw_over_weight`. Defaults to 'weight'.
         ylim (tuple | None): See :func:`draw_over_weight`. Defaults to None.
+        only (Collection[tuple[str, str]] | None): Pair and label of the cells that count. Defaults to
+            None, all.
 
     Raises:
         SummaryError: See :func:`read_cells`, :func:`summarise` and :func:`draw_over_weight`, and if no
@@ -445,6 +449,10 @@ def write_summary(
         MissingScipyError: If SciPy is not installed.
     """
     cells = read_cells(paths)
+    if only is not None:
+        cells = [cell for cell in cells if (cell.pair, cell.label) in only]
+        if not cells:
+            raise SummaryError('none of these trainings has finished')
     keys = list(dict.fromkeys(key for cell in cells for key in cell.point))
     for argument, key in (('--by', by), ('--x', x)):
         if key not in (None, *keys) and not (

@@ -60,6 +60,7 @@ class Sweep:
         grid: Keys of the config to the texts of their values: all combinations are trained.
         name: What results call a config without method; its file's name if None.
         as_long_as: Label of a cell: the student alone is trained for as many processor seconds.
+        table: A CSV that is kept beside that of the work dir; what it has is finished. None for none.
     """
 
     config: str
@@ -74,6 +75,7 @@ class Sweep:
     grid: Mapping[str, Sequence[str]] = field(default_factory=dict)
     name: str | None = None
     as_long_as: str | None = None
+    table: Path | None = None
 
     @property
     def method_name(self) -> str:
@@ -304,8 +306,13 @@ def _iterations_as_long(sweep: Sweep) -> int:
         if about['method'] == sweep.method_name:
             return about['iters']
     rows = read_csv(sweep.work_dir / 'results.csv')
+    if sweep.table:
+        pair = sweep.work_dir.resolve().name
+        rows += [row for row in read_csv(sweep.table) if row['pair'] == pair]
     cells = {'student': {}, sweep.as_long_as: {}}
     for row in rows:
+        if row['method'] == sweep.method_name:
+            return int(row['iters'])
         if label_of(row) in cells and row['processor_seconds'] and row['startup_seconds']:
             cells[label_of(row)][row['seed']] = row
     own, other = cells['student'], cells[sweep.as_long_as]
@@ -403,17 +410,14 @@ class _Pace:
         return time.monotonic() + max(known, default=0) * length < self._end
 
 
-def run_sweeps(
-    sweeps: Sequence[Sweep], minutes: float | None = None, table: Path | None = None
-) -> int:
+def run_sweeps(sweeps: Sequence[Sweep], minutes: float | None = None) -> int:
     """Train what is not finished, and print what becomes of it.
 
     Args:
-        sweeps (Sequence[Sweep]): What is to be trained, with the same metric, work_dir, jobs and gpus.
+        sweeps (Sequence[Sweep]): What is to be trained, with the same metric, work_dir, jobs, gpus and
+            table.
         minutes (float, optional): No training begins that would end after so long, as far as the pace
             of finished ones tells. Defaults to None, no limit.
-        table (Path, optional): A CSV that is kept beside that of the work dir; what it has is
-            finished. Defaults to None.
 
     Returns:
         int: The exit code: 1 if a training has failed, else 0.
@@ -428,15 +432,14 @@ def run_sweeps(
     trainings = _in_order(sweeps)
     devices = share_gpus(first.jobs, first.gpus, visible_gpus())
     work_dir.mkdir(parents=True, exist_ok=True)
-    rows = read_csv(table) if table is not None else []
-    known = finished_in(rows)
+    known = finished_in(read_csv(first.table) if first.table else [])
     todo = []
     for training in trainings:
         cell, seed = training.label.rsplit('-seed', 1)
         if (pair, cell, seed) not in known and find_result(training) is None:
             todo.append(training)
     failures = {}
-    path = write_csv(work_dir, first.metric, table)
+    path = write_csv(work_dir, first.metric, first.table)
     pace = _Pace(minutes, read_csv(path))
     print(
         f'{len(trainings) - len(todo)} of {len(trainings)} trainings are finished. The whole log of '
@@ -468,7 +471,7 @@ def run_sweeps(
                     else:
                         result = future.result()
                         pace.add(training.about['method'], result['seconds'], result['iters'])
-                        write_csv(work_dir, first.metric, table)
+                        write_csv(work_dir, first.metric, first.table)
                     note = f'{len(failures)} failed' if failures else ''
                     progress.update(task, advance=1, note=note)
     for error in failures.values():
