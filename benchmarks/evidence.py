@@ -53,16 +53,21 @@ PLACES = (
 
 
 def teacher_of(alpha: float) -> Path:
-    """Give the rescaled teacher's checkpoint, which is made if it is not there."""
+    """Name the rescaled teacher's checkpoint."""
+    return WORK_DIRS / f'teachers/alpha-{alpha:g}.pth'
+
+
+def make_teachers() -> None:
+    """Make the rescaled teachers, unless they are there."""
     from rawkd_mm.analysis.rescale_teacher import write_rescaled_teacher
 
-    out = WORK_DIRS / f'teachers/alpha-{alpha:g}.pth'
-    if not out.is_file():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        config, weights = QUICKSTART / f'{TEACHER}.py', QUICKSTART / f'weights/{TEACHER}.pth'
-        feature = 'decode_head.bottleneck'
-        print(write_rescaled_teacher(str(config), str(weights), feature, alpha, out))
-    return out
+    for alpha in NAIVE_WEIGHTS:
+        out = teacher_of(alpha)
+        if alpha != 1 and not out.is_file():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            config, weights = QUICKSTART / f'{TEACHER}.py', QUICKSTART / f'weights/{TEACHER}.pth'
+            feature = 'decode_head.bottleneck'
+            print(write_rescaled_teacher(str(config), str(weights), feature, alpha, out))
 
 
 def make_data(root: Path, size: int) -> None:
@@ -171,6 +176,8 @@ def train(args: argparse.Namespace) -> int:
         make_data(args.detector_data, 64)
     else:
         make_data(args.data, 48)
+    if args.part == 'alpha':
+        make_teachers()
     sweeps = make_sweeps(args)
     begun = os.times().elapsed
     code = run_sweeps(sweeps, args.minutes)

@@ -156,11 +156,11 @@ def slug(text: str) -> str:
         text (str): A value of a grid.
 
     Returns:
-        str: The same text, if it is short and plain; else its end and a hash.
+        str: The same text, if it is short and plain; else its end, of a path the file, and a hash.
     """
     if re.fullmatch(r'[\w.+-]{1,24}', text):
         return text
-    plain = re.sub(r'[^\w.+]+', '_', text).strip('_')[-24:]
+    plain = re.sub(r'[^\w.+-]+', '_', text.rpartition('/')[2] or text).strip('_')[-24:]
     return f'{plain}~{hashlib.sha256(text.encode()).hexdigest()[:6]}'
 
 

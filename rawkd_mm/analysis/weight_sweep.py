@@ -336,6 +336,11 @@ def _iterations_as_long(sweep: Sweep) -> int:
 
     # both begin alike; only what follows grows with the iterations
     start = statistics.mean(float(own[seed]['startup_seconds']) for seed in seeds)
+    if used(own) <= 0:
+        raise TrainingError(
+            f'--as-long-as {sweep.as_long_as}: the student alone took {used(own) + start:.1f} processor '
+            f'seconds, of which {start:.1f} before the first iteration; it is too short to tell'
+        )
     return equal_time_iterations(lengths.pop(), used(own), used(other))
 
 
