@@ -13,4 +13,4 @@ model = dict(
         pairs=[dict(student='backbone.layer4', teacher='backbone.layer4')],
     )
 )
-optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))
+optim_wrapper = dict(clip_grad=dict(_delete_=True, max_norm=35, norm_type=2))

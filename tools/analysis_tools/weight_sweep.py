@@ -197,7 +197,8 @@ def check_configs(parser, args, methods: list[str]) -> None:
     known = sorted({*args.name} & {*METHODS}) if not methods else []
     if known:
         parser.error(
-            f'--name {" ".join(known)}: this is a --method, whose results it would mix with'
+            f'the results of CONFIG would be called {" ".join(known)}, as those of a --method. Give '
+            'another name with --name'
         )
     if args.as_long_as is not None and (methods != ['student'] or args.grid):
         parser.error('--as-long-as is for --method student alone, without --grid')

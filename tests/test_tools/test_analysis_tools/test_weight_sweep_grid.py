@@ -290,9 +290,9 @@ def test_real_trainings_tell_their_start(grid):
         (['--method', 'cad', '--method', 'cad', '--weights', 1], '--method must differ'),
         (['--minutes', 0], '--minutes must be positive'),
         (['--name', 'a', 'b'], 'must give each of the 1 CONFIGs a name'),
-        (['--name', 'cad'], '--name cad: this is a --method'),
+        (['--name', 'cad'], 'would be called cad, as those of a --method'),
         (['--as-long-as', 'cad-w3'], '--as-long-as is for --method student'),
-        (['student.py'], 'several CONFIGs need a --work-dir'),
+        (['teacher.py'], 'several CONFIGs need a --work-dir'),
         (['student.py', '--method', 'student'], '--method student names the trainings of one CONFIG'),
     ],
 )  # fmt: skip
