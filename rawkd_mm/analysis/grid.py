@@ -149,18 +149,19 @@ def _leaf(value) -> str:
     )
 
 
-def slug(text: str) -> str:
+def slug(text: str, longest: int = 24) -> str:
     """Write a value so that a folder may be called like it.
 
     Args:
         text (str): A value of a grid.
+        longest (int): How many letters may stay. Defaults to 24.
 
     Returns:
         str: The same text, if it is short and plain; else its end, of a path the file, and a hash.
     """
-    if re.fullmatch(r'[\w.+-]{1,24}', text):
+    if re.fullmatch(r'[\w.+-]+', text) and len(text) <= longest:
         return text
-    plain = re.sub(r'[^\w.+-]+', '_', text.rpartition('/')[2] or text).strip('_')[-24:]
+    plain = re.sub(r'[^\w.+-]+', '_', text.rpartition('/')[2] or text).strip('_')[-longest:]
     return f'{plain}~{hashlib.sha256(text.encode()).hexdigest()[:6]}'
 
 
@@ -176,5 +177,5 @@ def cell_label(method: str, weight: str, point: Mapping[str, str]) -> str:
         str: Such as 'naive-w10-optim_wrapper.optimizer.lr=0.01'. A training's folder has it, followed
         by '-seed0'.
     """
-    parts = [slug(method), *([f'w{weight}'] if weight else [])]
+    parts = [slug(method, 80), *([f'w{weight}'] if weight else [])]
     return '-'.join([*parts, *(f'{key}={slug(value)}' for key, value in point.items())])

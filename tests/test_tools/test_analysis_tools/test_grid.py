@@ -86,6 +86,7 @@ def test_what_is_no_grid_is_said(texts, message):
 
 def test_labels_are_plain_and_differ():
     assert cell_label('naive', '10', {}) == 'naive-w10'
+    assert cell_label('student-as-long-as-cad_kl', '', {}) == 'student-as-long-as-cad_kl'
     assert cell_label('cad', '', {'a.lr': '0.01'}) == 'cad-a.lr=0.01'
     one, two = (slug(f'work_dirs/{folder}/teacher-0.1.pth') for folder in 'ab')
     assert one != two and one.startswith('teacher-0.1.pth~')
