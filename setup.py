@@ -103,6 +103,7 @@ setup(
         ],
         'det': ['onedl-mmdetection>=3.5.1'],  # with `modern`; `classic` has its mmdet
         'demo': ['scikit-learn>=1.3', 'matplotlib>=3.7', 'jinja2>=3.1'],
+        'analysis': ['scipy>=1.9', 'matplotlib>=3.7'],  # tables and figures of sweeps
         # teachers from other libraries
         'timm': ['timm>=1.0.20', 'safetensors>=0.4'],
         'transformers': ['transformers>=5.20', 'safetensors>=0.4'],
@@ -114,6 +115,7 @@ setup(
             'hypothesis>=6.100',
             'ruff',
             'scikit-learn>=1.3',
+            'scipy>=1.9',
         ],
     },
     classifiers=[

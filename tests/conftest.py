@@ -16,7 +16,8 @@ TESTS = Path(__file__).parent
 # What pytest-xdist's processes begin with: the longest first, as one that begins last is run alone.
 # Seconds are in docs/data/test_durations.csv. What is not listed follows as it was collected.
 LONGEST = (
-    'sweep', 'tests/test_compat.py', 'tests/test_tools/test_faults.py::test_torchrun',
+    'sweep', 'tests/test_tools/test_analysis_tools/test_weight_sweep_grid.py',
+    'tests/test_compat.py', 'tests/test_tools/test_faults.py::test_torchrun',
     'tests/test_tools/test_report.py', 'tests/test_tools/test_demo.py',
     'tests/test_tools/test_rawkd_command.py',
     'tests/test_configs_coco.py', 'tests/test_tools/test_make_distill_config.py',

@@ -1,10 +1,16 @@
 """The programs in benchmarks/ run: on a tiny pair, and without looking at how fast."""
 
+import argparse
 import csv
 import importlib.util
 import os
 import sys
 from pathlib import Path
+
+import pytest
+
+from rawkd_mm.compat import has_mmcv_ops
+from rawkd_mm.registry import MODELS
 
 BENCHMARKS = Path(__file__).parents[1] / 'benchmarks'
 
@@ -53,3 +59,81 @@ def test_few_labels_detector(tmp_path, monkeypatch, capsys):
     detector.main()
     assert '| 200 | LAD | 4000 | 1 | 40.0 | +10.0 |' in capsys.readouterr().out
     assert '| 200 | student alone |  | 1 | 30.0 |  |' in (tmp_path / 'few_summary.md').read_text()
+
+
+@pytest.fixture
+def evidence(monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.chdir(BENCHMARKS.parent)
+    return importlib.import_module('evidence')
+
+
+def arguments(evidence, part, **kwargs):
+    """What the command line gives by default."""
+    defaults = dict(data=Path('data/x'), detector_data=Path('data/x'), iters=None, seeds=None)
+    defaults |= dict(jobs=1, naive_weight=1.0, out=Path('out.csv'))
+    return argparse.Namespace(part=part, **{**defaults, **kwargs})
+
+
+def test_parts_of_the_evidence(evidence):
+    """Every training is described, and the parts share those that they have in common."""
+    from rawkd_mm.analysis.weight_sweep import make_trainings
+
+    labels = {}
+    for part in evidence.PARTS:
+        sweeps = evidence.make_sweeps(arguments(evidence, part, seeds=1))
+        if part == 'flat-detector' and not has_mmcv_ops():
+            continue
+        trainings = [t for sweep in sweeps for t in make_trainings(sweep, with_teacher=False)]
+        labels[part] = [(training.folder.parent.name, training.label) for training in trainings]
+        assert len(set(labels[part])) == len(labels[part])
+        for training in trainings:
+            assert training.settings['param_scheduler.0.total_steps'] == training.length
+    assert [len(labels[part]) for part in ('alpha', 'methods', 'flat', 'where')] == [32, 12, 15, 15]
+    shared = set(labels['alpha']) & set(labels['methods']) & set(labels['flat'])
+    assert {label for _, label in shared} == {'student-seed0', 'cad-w3-seed0', 'lad-w3-seed0'}
+
+
+@pytest.mark.parametrize('file', sorted((BENCHMARKS / 'evidence_configs').glob('*.py')))
+def test_configs_of_the_evidence_train(file):
+    from rawkd_mm.training import load_config, run_one_iteration
+
+    cfg = load_config(str(file))
+    assert (cfg.optim_wrapper.get('clip_grad') is None) == (file.stem != 'mgd')
+    losses = run_one_iteration(MODELS.build(cfg.model), cfg.optim_wrapper, (48, 48))
+    distilled = {name: value for name, value in losses.items() if 'distill' in name}
+    assert len(distilled) == (2 if file.stem in ('lad_kl', 'cad_kl', 'at_both') else 1)
+    assert all(0 < value < 1e4 for value in distilled.values()), distilled
+
+
+def test_summary_of_the_evidence(evidence, tmp_path, monkeypatch, capsys):
+    out = tmp_path / 'evidence.csv'
+    rows = [('student', '', 60.0, '', 100), ('cad', 3, 62.0, '', 200), ('other', 3, 1.0, '', 1)]
+    for alpha, weights in evidence.NAIVE_WEIGHTS.items():
+        path = '' if alpha == 1 else str(evidence.teacher_of(alpha))
+        rows += [('naive', f'{w:g}', 61.0, path, 200) for w in weights]
+    header = 'pair,method,weight,seed,metric,value,iters,seconds,config,work_dir,processor_seconds,'
+    lines = [header + 'startup_seconds,mn_over_N,model.teacher_ckpt']
+    for method, weight, value, path, seconds in rows:
+        for seed in (0, 1):
+            lines.append(
+                f'pspnet-4000,{method},{weight},{seed},mIoU,{value + seed},4000,9,c,w,{seconds},10,'
+                f'0.5,{path}'
+            )
+    out.write_text('\n'.join(lines) + '\n')
+    monkeypatch.setattr(
+        sys, 'argv', ['evidence.py', '--part', 'alpha', '--summary', '--out', str(out)]
+    )
+    evidence.main()
+    table = (tmp_path / 'evidence_alpha.md').read_text()
+    assert table in capsys.readouterr().out
+    assert '| naive | 10000 | alpha-0.1 | 2 | 61.50 ± 0.71 | +1.00 ± 0.00 |' in table
+    assert 'cad' in table and 'other' not in table
+    names = (
+        'evidence_alpha_weight.svg',
+        'evidence_alpha_angular_weight.svg',
+        'evidence_alpha_time.png',
+    )
+    assert all((tmp_path / name).stat().st_size for name in names)
+    assert '2w mn/N' in (tmp_path / names[1]).read_text()

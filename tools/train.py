@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Train a model: a student alone or with its teacher, segmentor or detector, on GPUs or the CPU."""
 
+import resource
 import shlex
 import sys
 
@@ -77,6 +78,10 @@ def main() -> None:
     runner.logger.info(f'Command: {shlex.join([sys.executable, *sys.argv])}')
     for note in notes:
         runner.logger.info(note)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    runner.logger.info(
+        f'Processor seconds before the training: {used.ru_utime + used.ru_stime:.2f}'
+    )
     try:
         runner.train()
     except CheckpointError as error:

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from ..training import load_config
 from .demo_figures import draw_curves, draw_predictions
 from .demo_tasks import DISTILLED, LABELS, Demo, Run
+from .equal_time import equal_time_iterations
 from .evaluation import evaluate
 from .one_training import Training
 from .progress import make_progress, progressing
@@ -159,8 +160,7 @@ def train_all(demo: Demo, progress) -> dict:
             compared = Run('CAD', seed), Run('student', seed)
             wait_for(*compared)
             cad, alone = (seconds_per_iteration(demo.work_dir / run.name) for run in compared)
-            longer = round(iters['student'] * max(1.0, cad / alone))
-            submit(Run('longer', seed), longer)
+            submit(Run('longer', seed), equal_time_iterations(iters['student'], alone, cad))
         wait_for(*futures)
         overall.show()
     results = {method: {} for method in LABELS}

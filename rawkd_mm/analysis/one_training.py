@@ -15,6 +15,7 @@ from .training_logs import (
     iterations_per_epoch,
     logged_seconds,
     read_scalars,
+    startup_seconds,
 )
 
 
@@ -62,6 +63,10 @@ class Training:
         return self.folder / 'training.json'
 
     @property
+    def sessions_file(self) -> Path:
+        return self.folder / 'processor_seconds.json'
+
+    @property
     def description(self) -> dict:
         return dict(about=self.about, settings=self.settings)
 
@@ -93,8 +98,9 @@ def find_result(training: Training) -> dict | None:
         training (Training): Its folder need not exist.
 
     Returns:
-        dict | None: about, settings, metrics (of the last validation), iters, seconds, resumed and
-        checkpoint; None if the training is still to be done, or to be gone on with.
+        dict | None: about, settings, metrics (of the last validation), iters, seconds,
+        processor_seconds and startup_seconds (see :func:`processor_seconds`), resumed and checkpoint;
+        None if the training is still to be done, or to be gone on with.
 
     Raises:
         TrainingError: If the folder holds a training with other settings.
@@ -162,6 +168,8 @@ def collect(training: Training, seconds: float | None = None, resumed: bool = Fa
         metrics=metrics,
         iters=iterations(training),
         seconds=logged_seconds(training.folder) if seconds is None else seconds,
+        processor_seconds=processor_seconds(training),
+        startup_seconds=startup_seconds(training.folder),
         resumed=resumed,
         checkpoint=checkpoint and str(training.folder / checkpoint),
     )
@@ -178,6 +186,34 @@ def _last_validation(training: Training) -> dict | None:
     if found is not None:
         found = {name: value for name, value in found.items() if name not in NOT_METRICS}
     return found
+
+
+def add_session(training: Training, used: float) -> None:
+    """Note what a session of a training took of the processor.
+
+    Args:
+        training (Training): Its folder is there.
+        used (float): Seconds, user and system, of all of its processes.
+    """
+    file = training.sessions_file
+    sessions = json.loads(file.read_text()) if file.is_file() else []
+    write_text(file, json.dumps([*sessions, used]))
+
+
+def processor_seconds(training: Training) -> float | None:
+    """Give what a training took of the processor, over all of its sessions.
+
+    Args:
+        training (Training): Was run by ``Trainings``.
+
+    Returns:
+        float | None: Seconds; None if a session was not noted: it was started by hand, or the sweep
+        itself was killed meanwhile.
+    """
+    file = training.sessions_file
+    noted = json.loads(file.read_text()) if file.is_file() else []
+    begun = len(list(training.folder.glob('*/vis_data/scalars.json')))
+    return sum(noted) if noted and len(noted) >= begun else None
 
 
 def iterations(training: Training) -> int | None:

@@ -56,7 +56,7 @@ def read_rows(paths: list[Path]) -> list[dict]:
                 if not known:
                     raise FigureError(
                         f'{path}, line {reader.line_num}: method {row["method"]!r} is none of '
-                        f'{["student", *LEGENDS]}'
+                        f'{["student", *LEGENDS]}; summarise_sweep.py draws others too'
                     )
                 for name in ('value', 'weight'):
                     row[name] = _number(row[name])
@@ -108,7 +108,7 @@ def _make_panel(pair: str, rows: list[dict]) -> Panel:
         if (*key, row['seed']) in seen:
             raise FigureError(
                 f'{pair} has method {row["method"]!r}, weight {row["weight"]}, seed {row["seed"]} '
-                'more than once; is the same CSV given twice?'
+                'more than once; is the same CSV given twice? summarise_sweep.py draws grids'
             )
         seen.add((*key, row['seed']))
         values[key].append(row['value'])

@@ -103,6 +103,22 @@ def logged_seconds(folder: Path) -> float:
     return seconds
 
 
+def startup_seconds(folder: Path) -> float | None:
+    """Give the processor seconds that the trainings of a folder took before their first iterations.
+
+    Args:
+        folder (Path): A work dir.
+
+    Returns:
+        float | None: Seconds, summed over the sessions; None if a log has none.
+    """
+    found = [
+        re.search(r'Processor seconds before the training: ([\d.]+)', path.read_text())
+        for path in folder.glob('*/*.log')
+    ]
+    return sum(float(match[1]) for match in found) if found and all(found) else None
+
+
 def seconds_per_iteration(folder: Path) -> float:
     """Give how long an iteration of a training took, the median of what was logged.
 

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from .one_training import (
     Training,
     TrainingError,
+    add_session,
     collect,
     find_result,
     forget_unvalidated,
@@ -138,12 +139,12 @@ class Trainings:
                     start_new_session=True,
                     pass_fds=[lock],
                 )
+                used = None
                 try:
-                    while process.poll() is None and not self._stop.wait(1):
+                    while (used := _poll(process)) is None and not self._stop.wait(1):
                         self._show(training, task)
                 finally:
-                    if process.poll() is None:
-                        _end(process)
+                    add_session(training, _end(process) if used is None else used)
         finally:
             self._devices.put(devices)
         if process.returncode:
@@ -170,11 +171,28 @@ class Trainings:
             self._progress.update(task, total=total, completed=last, note=note + metric)
 
 
-def _end(process: subprocess.Popen) -> None:
-    """End a process and those that it has started."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-            return
+def _poll(process: subprocess.Popen, options: int = os.WNOHANG) -> float | None:
+    """Give the processor seconds of a process that has ended, and of those that it waited for.
+
+    Popen's own poll() asks for its exit code alone, and the system tells of a process only once.
+    """
+    number, status, usage = os.wait4(process.pid, options)
+    if number == 0:
+        return None
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _end(process: subprocess.Popen) -> float:
+    """End a process and those that it has started; gives its processor seconds."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        used = _poll(process)
+        if used is not None:
+            return used
+        time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return _poll(process, options=0)

@@ -1,12 +1,15 @@
-"""Trainings with several weights of a loss and several seeds, and what they reach."""
+"""Trainings of a grid: methods, weights of their losses, options of configs and seeds."""
 
 import argparse
 import hashlib
+import json
 import os
+import statistics
 import sys
-from collections.abc import Sequence
-from concurrent.futures import as_completed
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmengine.config import DictAction
@@ -19,11 +22,20 @@ from ..training import (
     make_paths_relative,
     student_config,
 )
+from .equal_time import equal_time_iterations, stretch_schedule
 from .gpus import share_gpus, visible_gpus
+from .grid import cell_label, grid_points, point_options
 from .methods import LOSSES
 from .one_training import Training, TrainingError, find_result
 from .progress import make_progress
-from .sweep_results import number, relative, write_csv
+from .sweep_results import (
+    finished_in,
+    label_of,
+    number,
+    read_csv,
+    relative,
+    write_csv,
+)
 from .trainings import Trainings
 
 # What a distiller, or a pair, has beside the loss of all pairs where it is made for one method.
@@ -37,18 +49,22 @@ class Sweep:
 
     Attributes:
         config: Config file.
-        method: Key of ``LOSSES``.
-        weights: The loss_weight of each training; none for the method 'student'.
+        method: Key of ``LOSSES``; None for the config as it is.
+        weights: The loss_weight of each training; none for the method 'student', and without method.
         seeds: Each weight is trained with each of them.
         metric: What counts of the last validation, as the log calls it.
         work_dir: Has a folder for each training.
         jobs: Trainings side by side.
         gpus: GPUs of each training; without any, processes.
         cfg_options: 'KEY=VALUE' entries that override those of the config.
+        grid: Keys of the config to the texts of their values: all combinations are trained.
+        name: What results call a config without method; its file's name if None.
+        as_long_as: Label of a cell: the student alone is trained for as many processor seconds.
+        table: A CSV that is kept beside that of the work dir; what it has is finished. None for none.
     """
 
     config: str
-    method: str
+    method: str | None
     weights: Sequence[float]
     seeds: Sequence[int]
     metric: str
@@ -56,6 +72,16 @@ class Sweep:
     jobs: int = 1
     gpus: int = 1
     cfg_options: Sequence[str] = ()
+    grid: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    name: str | None = None
+    as_long_as: str | None = None
+    table: Path | None = None
+
+    @property
+    def method_name(self) -> str:
+        """What results call the method."""
+        name = self.method or self.name or Path(self.config).stem
+        return f'{name}-as-long-as-{self.as_long_as}' if self.as_long_as else name
 
 
 def parse_options(options: Sequence[str]) -> dict:
@@ -72,6 +98,22 @@ def parse_options(options: Sequence[str]) -> dict:
     return parser.parse_args(['--cfg-options', *options]).cfg_options
 
 
+def read_config(sweep: Sweep, options: Sequence[str]):
+    """Read the config of a sweep with options.
+
+    Args:
+        sweep (Sweep): What is to be trained.
+        options (Sequence[str]): See :func:`parse_options`.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    return load_config(sweep.config, parse_options(options) if options else None)
+
+
 def check(cfg, sweep: Sweep, with_teacher: bool = True) -> None:
     """Refuse a config that the method cannot be put into.
 
@@ -83,7 +125,7 @@ def check(cfg, sweep: Sweep, with_teacher: bool = True) -> None:
     Raises:
         TrainingError: Says why.
     """
-    if sweep.method != 'student':
+    if sweep.method not in ('student', None):
         distiller = cfg.get('model', {}).get('distiller') or {}
         if type_name(distiller.get('type')) != 'FeatureDistiller' or not distiller.get('pairs'):
             raise TrainingError(
@@ -99,6 +141,7 @@ def check(cfg, sweep: Sweep, with_teacher: bool = True) -> None:
                 f'{sweep.config}: --method replaces model.distiller.loss, but its distiller has '
                 f'{extra} too, which belong to another method. Take a config without these'
             )
+    if sweep.method != 'student':
         teacher = cfg.model.get('teacher_ckpt')
         is_file = teacher and teacher != 'pretrained' and '://' not in teacher
         if with_teacher and is_file and not Path(teacher).is_file():
@@ -106,13 +149,6 @@ def check(cfg, sweep: Sweep, with_teacher: bool = True) -> None:
                 f'{sweep.config}: teacher_ckpt {teacher!r} is not a file (current folder: '
                 f'{os.getcwd()}). Train the teacher first, or give its weights with --cfg-options '
                 'model.teacher_ckpt=PATH'
-            )
-        hooks = [type_name(hook['type']) for hook in cfg.get('custom_hooks') or []]
-        if 'FeatureGeometryHook' not in hooks:
-            print(
-                'weight_sweep.py: note: the config has no FeatureGeometryHook in custom_hooks, so '
-                'that plot_feature_geometry.py will have nothing to draw',
-                file=sys.stderr,
             )
     if not cfg.get('val_evaluator'):
         raise TrainingError(
@@ -128,6 +164,43 @@ def check(cfg, sweep: Sweep, with_teacher: bool = True) -> None:
         )
 
 
+def _note_missing_hook(cfg, sweep: Sweep) -> None:
+    hooks = [type_name(hook['type']) for hook in cfg.get('custom_hooks') or []]
+    if sweep.method not in ('student', None) and 'FeatureGeometryHook' not in hooks:
+        print(
+            'weight_sweep.py: note: the config has no FeatureGeometryHook in custom_hooks, so '
+            'that plot_feature_geometry.py will have nothing to draw',
+            file=sys.stderr,
+        )
+
+
+def _has(cfg, key: str) -> bool:
+    """Tell whether a config has a key with dots."""
+    value = cfg
+    for part in key.split('.'):
+        if isinstance(value, (list, tuple)):
+            if not part.isdigit() or int(part) >= len(value):
+                return False
+            value = value[int(part)]
+        elif isinstance(value, dict) or value is cfg:
+            if part not in value:
+                return False
+            value = value[part]
+        else:
+            return False
+    return True
+
+
+def _check_key(cfg, key: str, config: str) -> None:
+    """Refuse a key that the config has no place for: nothing would read it."""
+    parent, _, last = key.rpartition('.')
+    if not _has(cfg, parent or last):
+        raise TrainingError(
+            f'--grid {key}: {config} has no {parent or last}, so that nothing would read it. '
+            'tools/dump_config.py prints what it has'
+        )
+
+
 def make_trainings(sweep: Sweep, with_teacher: bool = True) -> list[Training]:
     """Describe the trainings that are asked for.
 
@@ -136,62 +209,139 @@ def make_trainings(sweep: Sweep, with_teacher: bool = True) -> list[Training]:
         with_teacher (bool): See :func:`check`. Defaults to True.
 
     Returns:
-        list[Training]: One for each weight and seed.
+        list[Training]: One for each seed, weight and point of the grid.
 
     Raises:
-        TrainingError: If the config does not fit the method.
+        TrainingError: If the config does not fit the method, or two points of the grid are the same
+            training.
         UsageError: If a config cannot be read.
     """
-    config = load_config(
-        sweep.config, parse_options(sweep.cfg_options) if sweep.cfg_options else None
-    )
-    check(config, sweep, with_teacher)
+    base = read_config(sweep, sweep.cfg_options)
+    for key in sweep.grid:
+        _check_key(base, key, sweep.config)
+    _note_missing_hook(base, sweep)
     # its loss may have arguments that the one of --method does not know
-    has_loss = 'loss' in (config.model.get('distiller') or {})
-    alone = sweep.method == 'student' and is_distillation(config)
-    teacher = None if sweep.method == 'student' else config.model.get('teacher_ckpt')
-    digest = None
-    if teacher and Path(teacher).is_file():
-        digest = hashlib.sha256(Path(teacher).read_bytes()).hexdigest()
-    trainings = []
+    has_loss = 'loss' in (base.model.get('distiller') or {})
+    shared = list(sweep.cfg_options)
+    if sweep.as_long_as:
+        shared += stretch_schedule(base, _iterations_as_long(sweep))
+    trainings, digests = [], {}
     for seed in sweep.seeds:
+        same = {}
         for weight in sweep.weights or [None]:
-            options = [*sweep.cfg_options, f'randomness.seed={seed}']
-            name = f'{sweep.method}-seed{seed}'
-            if weight is not None:
-                loss = 'model.distiller.loss'
-                options += [f'{loss}._delete_=True'] if has_loss else []
-                text = number(weight)
-                options += [f'{loss}.type={LOSSES[sweep.method]}', f'{loss}.loss_weight={text}']
-                name = f'{sweep.method}-w{text}-seed{seed}'
-            cfg = load_config(sweep.config, parse_options(options))
-            by_epoch = 'max_epochs' in cfg.train_cfg
-            cfg = student_config(cfg) if alone else inline_models(cfg)
-            cfg.pop('work_dir', None)
-            make_paths_relative(cfg, [os.getcwd()])
-            settings = flatten(cfg.to_dict())
-            settings.update(gpus=sweep.gpus, teacher_sha256=digest)
-            trainings.append(
-                Training(
-                    label=name,
-                    config=Path(sweep.config),
-                    folder=sweep.work_dir / name,
-                    length=cfg.train_cfg.max_epochs if by_epoch else cfg.train_cfg.max_iters,
-                    by_epoch=by_epoch,
-                    metric=sweep.metric,
-                    settings=settings,
-                    options=options,
-                    about=dict(
-                        method=sweep.method,
-                        weight=weight,
-                        seed=seed,
-                        config=relative(Path(sweep.config)),
-                    ),
-                    flags=['--student-alone'] if alone else [],
-                    gpus=sweep.gpus,
+            for point in grid_points(sweep.grid):
+                options = list(shared)
+                for key, value in point.items():
+                    options += point_options(key, value, _has(base, key))
+                options.append(f'randomness.seed={seed}')
+                text = '' if weight is None else number(weight)
+                if text:
+                    loss = 'model.distiller.loss'
+                    options += [f'{loss}._delete_=True'] if has_loss else []
+                    options += [f'{loss}.type={LOSSES[sweep.method]}', f'{loss}.loss_weight={text}']
+                cell = cell_label(sweep.method_name, text, point)
+                training = _make_training(
+                    sweep, options, cell, weight, seed, point, digests, with_teacher
                 )
-            )
+                settings = json.dumps(training.settings, sort_keys=True)
+                if settings in same:
+                    raise TrainingError(
+                        f'{cell} and {same[settings]} are the same training: the grid changes '
+                        f'nothing of it. Leave out of --grid what --method {sweep.method} does not use'
+                    )
+                same[settings] = cell
+                trainings.append(training)
     return trainings
+
+
+def _make_training(
+    sweep: Sweep,
+    options: list[str],
+    cell: str,
+    weight: float | None,
+    seed: int,
+    point: dict[str, str],
+    digests: dict[str, str],
+    with_teacher: bool,
+) -> Training:
+    cfg = read_config(sweep, options)
+    check(cfg, sweep, with_teacher)
+    alone = sweep.method == 'student' and is_distillation(cfg)
+    teacher = None if sweep.method == 'student' else cfg.model.get('teacher_ckpt')
+    if teacher and teacher not in digests and Path(teacher).is_file():
+        digests[teacher] = hashlib.sha256(Path(teacher).read_bytes()).hexdigest()
+    by_epoch = 'max_epochs' in cfg.train_cfg
+    length = cfg.train_cfg.max_epochs if by_epoch else cfg.train_cfg.max_iters
+    cfg = student_config(cfg) if alone else inline_models(cfg)
+    cfg.pop('work_dir', None)
+    make_paths_relative(cfg, [os.getcwd()])
+    settings = flatten(cfg.to_dict())
+    settings.update(gpus=sweep.gpus, teacher_sha256=digests.get(teacher))
+    about = dict(
+        method=sweep.method_name, weight=weight, seed=seed, config=relative(Path(sweep.config))
+    )
+    if point:
+        about['grid'] = point
+    if sweep.as_long_as:
+        about['iters'] = length
+    return Training(
+        label=f'{cell}-seed{seed}',
+        config=Path(sweep.config),
+        folder=sweep.work_dir / f'{cell}-seed{seed}',
+        length=length,
+        by_epoch=by_epoch,
+        metric=sweep.metric,
+        settings=settings,
+        options=options,
+        about=about,
+        flags=['--student-alone'] if alone else [],
+        gpus=sweep.gpus,
+    )
+
+
+def _iterations_as_long(sweep: Sweep) -> int:
+    """Give how long the student alone is to be trained; what was chosen once stays, for all seeds."""
+    for file in sorted(sweep.work_dir.glob('*/training.json')):
+        about = json.loads(file.read_text())['about']
+        if about['method'] == sweep.method_name:
+            return about['iters']
+    rows = read_csv(sweep.work_dir / 'results.csv')
+    if sweep.table:
+        pair = sweep.work_dir.resolve().name
+        rows += [row for row in read_csv(sweep.table) if row['pair'] == pair]
+    cells = {'student': {}, sweep.as_long_as: {}}
+    for row in rows:
+        if row['method'] == sweep.method_name:
+            return int(row['iters'])
+        if label_of(row) in cells and row['processor_seconds'] and row['startup_seconds']:
+            cells[label_of(row)][row['seed']] = row
+    own, other = cells['student'], cells[sweep.as_long_as]
+    seeds = own.keys() & other.keys()
+    if not seeds:
+        labels = sorted({label_of(row) for row in rows})
+        raise TrainingError(
+            f'--as-long-as {sweep.as_long_as}: there must be a finished training of it and one of '
+            f'--method student with the same seed in {sweep.work_dir}, both run by this tool. There are '
+            f'{labels}'
+        )
+    lengths = {int(own[seed]['iters']) for seed in seeds}
+    if len(lengths) > 1 or lengths != {int(other[seed]['iters']) for seed in seeds}:
+        raise TrainingError(
+            f'--as-long-as {sweep.as_long_as}: it and the student alone must have the same number of '
+            'iterations, which is the one of all seeds'
+        )
+
+    def used(rows: dict[str, dict]) -> float:
+        return statistics.mean(float(rows[seed]['processor_seconds']) for seed in seeds) - start
+
+    # both begin alike; only what follows grows with the iterations
+    start = statistics.mean(float(own[seed]['startup_seconds']) for seed in seeds)
+    if used(own) <= 0:
+        raise TrainingError(
+            f'--as-long-as {sweep.as_long_as}: the student alone took {used(own) + start:.1f} processor '
+            f'seconds, of which {start:.1f} before the first iteration; it is too short to tell'
+        )
+    return equal_time_iterations(lengths.pop(), used(own), used(other))
 
 
 def flatten(value, key: str = '') -> dict:
@@ -216,26 +366,63 @@ def flatten(value, key: str = '') -> dict:
     return result
 
 
-def print_commands(sweep: Sweep) -> None:
+def print_commands(sweeps: Sequence[Sweep]) -> None:
     """Print the commands of the trainings that are not finished.
 
     Args:
-        sweep (Sweep): What is to be trained.
+        sweeps (Sequence[Sweep]): What is to be trained.
 
     Raises:
         TrainingError: See :func:`make_trainings`, and if a folder holds another training.
         UsageError: If a config cannot be read.
     """
-    for training in make_trainings(sweep, with_teacher=False):
+    for training in _in_order(sweeps, with_teacher=False):
         if find_result(training) is None:
             print(training.shell_command())
 
 
-def run_sweep(sweep: Sweep) -> int:
+def _in_order(sweeps: Sequence[Sweep], with_teacher: bool = True) -> list[Training]:
+    """Give all trainings, those of one seed together: what is finished early can be compared."""
+    seeds = list(dict.fromkeys(seed for sweep in sweeps for seed in sweep.seeds))
+    trainings = [t for sweep in sweeps for t in make_trainings(sweep, with_teacher)]
+    trainings.sort(key=lambda training: seeds.index(training.about['seed']))
+    folders = [training.folder for training in trainings]
+    twice = sorted({folder.name for folder in folders if folders.count(folder) > 1})
+    if twice:
+        raise TrainingError(f'{twice} are asked for twice. Give the configs other names')
+    return trainings
+
+
+class _Pace:
+    """Tells whether a training would end in time, from those that have ended."""
+
+    def __init__(self, minutes: float | None, rows: list[dict]) -> None:
+        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+        self._paces: dict[str, list[float]] = {}
+        for row in rows:
+            self.add(row['method'], float(row['seconds']), int(row['iters']))
+
+    def add(self, method: str, seconds: float, iters: int) -> None:
+        self._paces.setdefault(method, []).append(seconds / iters)
+
+    def fits(self, training: Training) -> bool:
+        if self._end is None:
+            return True
+        known = self._paces.get(training.about['method'])
+        known = known or [pace for paces in self._paces.values() for pace in paces]
+        # in epochs it cannot be told; then what counts is whether there is any time left
+        length = 0 if training.by_epoch else training.length
+        return time.monotonic() + max(known, default=0) * length < self._end
+
+
+def run_sweeps(sweeps: Sequence[Sweep], minutes: float | None = None) -> int:
     """Train what is not finished, and print what becomes of it.
 
     Args:
-        sweep (Sweep): What is to be trained.
+        sweeps (Sequence[Sweep]): What is to be trained, with the same metric, work_dir, jobs, gpus and
+            table.
+        minutes (float, optional): No training begins that would end after so long, as far as the pace
+            of finished ones tells. Defaults to None, no limit.
 
     Returns:
         int: The exit code: 1 if a training has failed, else 0.
@@ -245,35 +432,53 @@ def run_sweep(sweep: Sweep) -> int:
             another training or one lacks the metric.
         UsageError: If a config cannot be read.
     """
-    trainings = make_trainings(sweep)
-    devices = share_gpus(sweep.jobs, sweep.gpus, visible_gpus())
-    sweep.work_dir.mkdir(parents=True, exist_ok=True)
-    todo = [training for training in trainings if find_result(training) is None]
+    first = sweeps[0]
+    work_dir, pair = first.work_dir, first.work_dir.resolve().name
+    trainings = _in_order(sweeps)
+    devices = share_gpus(first.jobs, first.gpus, visible_gpus())
+    work_dir.mkdir(parents=True, exist_ok=True)
+    known = finished_in(read_csv(first.table) if first.table else [])
+    todo = []
+    for training in trainings:
+        cell, seed = training.label.rsplit('-seed', 1)
+        if (pair, cell, seed) not in known and find_result(training) is None:
+            todo.append(training)
     failures = {}
-    path = write_csv(sweep.work_dir, sweep.metric)
+    path = write_csv(work_dir, first.metric, first.table)
+    pace = _Pace(minutes, read_csv(path))
     print(
         f'{len(trainings) - len(todo)} of {len(trainings)} trainings are finished. The whole log of '
-        f'a training is <folder>/train.log in {sweep.work_dir}',
+        f'a training is <folder>/train.log in {work_dir}',
         flush=True,
     )
     with make_progress() as progress:
         task = progress.add_task(
             'sweep', total=len(trainings), completed=len(trainings) - len(todo), note=''
         )
-        with Trainings(progress, sweep.jobs, devices, keep_bars=False) as pool:
-            futures = {pool.submit(training): training for training in todo}
-            for future in as_completed(futures):
-                error = future.exception()
-                if isinstance(error, TrainingError):
-                    label = futures[future].label
-                    failures[label] = error
-                    progress.console.print(f'{label}: failed', markup=False, soft_wrap=True)
-                elif error is not None:
-                    raise error
-                else:
-                    write_csv(sweep.work_dir, sweep.metric)
-                note = f'{len(failures)} failed' if failures else ''
-                progress.update(task, advance=1, note=note)
+        with Trainings(progress, first.jobs, devices, keep_bars=False) as pool:
+            running = {}
+            while True:
+                while len(running) < first.jobs and (new := next(filter(pace.fits, todo), None)):
+                    todo.remove(new)
+                    running[pool.submit(new)] = new
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    training = running.pop(future)
+                    error = future.exception()
+                    if isinstance(error, TrainingError):
+                        failures[training.label] = error
+                        progress.console.print(
+                            f'{training.label}: failed', markup=False, soft_wrap=True
+                        )
+                    elif error is not None:
+                        raise error
+                    else:
+                        result = future.result()
+                        pace.add(training.about['method'], result['seconds'], result['iters'])
+                        write_csv(work_dir, first.metric, first.table)
+                    note = f'{len(failures)} failed' if failures else ''
+                    progress.update(task, advance=1, note=note)
     for error in failures.values():
         print(f'\nweight_sweep.py: {error}', file=sys.stderr)
     if failures:
@@ -281,6 +486,11 @@ def run_sweep(sweep: Sweep) -> int:
             f'\nweight_sweep.py: {len(failures)} of {len(trainings)} trainings failed; the same '
             'command does them again, and nothing else',
             file=sys.stderr,
+        )
+    if todo:
+        print(
+            f'{len(todo)} of {len(trainings)} trainings would not have ended within {minutes:g} '
+            'minutes; the same command goes on with them'
         )
     print(path)
     return 1 if failures else 0

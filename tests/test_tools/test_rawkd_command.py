@@ -245,7 +245,18 @@ def test_the_other_commands(installed, folder):
     assert (path / 'dumped.py').is_file()
     out, _ = installed.run('benchmark', 'my_lad.py', '--help', cwd=path)
     assert 'usage: rawkd benchmark' in out
-    sweep = ['--weights', '3', '--seeds', '0', '--work-dir', 'sweep', '--cfg-options', *few]
+    sweep = [
+        '--method',
+        'lad',
+        '--weights',
+        '3',
+        '--seeds',
+        '0',
+        '--work-dir',
+        'sweep',
+        '--cfg-options',
+        *few,
+    ]
     installed.run('sweep', 'my_lad.py', *sweep, cwd=path)
     assert list((path / 'sweep').glob('*/result.json'))
 

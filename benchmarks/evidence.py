@@ -1,0 +1,285 @@
+#!/usr/bin/env python
+"""The experiments that could refute the paper's claims, on DigitScenes: trains what the CSV lacks.
+
+    python benchmarks/evidence.py --part alpha --jobs 2 --minutes 120   # the same command goes on
+    python benchmarks/evidence.py --part alpha --summary                # table and figures of the CSV
+
+The parts, in the order of what they tell:
+
+alpha    Finding (3): teachers that compute the same, with a feature alpha times as large. The paper
+         predicts that naive distillation's best weight moves by alpha^-2, and that LAD and CAD do not.
+methods  All methods with 5 seeds, and the student alone for as many processor seconds as --as-long-as.
+flat     LAD and CAD with weights from 0.1 to 100, for PSPNet and (flat-detector) for RetinaNet.
+where    LAD and CAD at other features, and with other connectors.
+
+The models are those of configs/quickstart, with the teachers that come with them. Parts share trainings:
+what one has trained, another does not train again. All trainings of one seed begin with the same student
+and see the same batches.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # a training has one thread
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+RESULTS = Path('benchmarks/results/evidence.csv')
+WORK_DIRS = Path('work_dirs/evidence')
+CONFIGS = Path('benchmarks/evidence_configs')
+QUICKSTART = Path('configs/quickstart')
+TEACHER = 'pspnet_r18-w12_1xb16-4k_digit-scenes-48x48'
+DETECTOR = 'lad_neck_retinanet-r18-w32_retinanet-r18-w8_1xb16-3k_digit-scenes-64x64.py'
+PARTS = ('alpha', 'methods', 'flat', 'flat-detector', 'where')
+TEACHER_KEY = 'model.teacher_ckpt'
+# alpha -> the weights of naive distillation: around 1 / alpha^2, where the paper expects the best one
+# if 1 is the best without rescaling, and 1 for all
+NAIVE_WEIGHTS = {
+    1: (0.1, 1, 10, 100),
+    0.1: (1, 10, 100, 1000, 10000),
+    10: (0.001, 0.01, 0.1, 1),
+    0.32: (1, 10, 100, 1000),
+    3.2: (0.01, 0.1, 1, 10),
+}
+FLAT_WEIGHTS = (3, 0.1, 100, 0.3, 30, 1, 10)
+PLACES = (
+    'at_backbone', 'at_logits', 'at_both', 'before_relu', 'connector_bn', 'connector_bn_relu',
+)  # fmt: skip
+
+
+def teacher_of(alpha: float) -> Path:
+    """Name the rescaled teacher's checkpoint."""
+    return WORK_DIRS / f'teachers/alpha-{alpha:g}.pth'
+
+
+def make_teachers() -> None:
+    """Make the rescaled teachers, unless they are there."""
+    from rawkd_mm.analysis.rescale_teacher import write_rescaled_teacher
+
+    for alpha in NAIVE_WEIGHTS:
+        out = teacher_of(alpha)
+        if alpha != 1 and not out.is_file():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            config, weights = QUICKSTART / f'{TEACHER}.py', QUICKSTART / f'weights/{TEACHER}.pth'
+            feature = 'decode_head.bottleneck'
+            print(write_rescaled_teacher(str(config), str(weights), feature, alpha, out))
+
+
+def make_data(root: Path, size: int) -> None:
+    """Make the scenes, unless they are there."""
+    command = ['tools/dataset_converters/digit_scenes.py', '--root', root, '--size', size]
+    if subprocess.run([sys.executable, *map(str, command)]).returncode:
+        sys.exit('evidence.py: error: the data could not be made, see above')
+
+
+def options(iters: int, data: Path) -> list[str]:
+    """Give what all trainings change in their configs."""
+    changed = {
+        'train_cfg.max_iters': iters,
+        'param_scheduler.0.total_steps': iters,
+        'train_cfg.val_interval': iters,
+        'default_hooks.checkpoint.interval': min(500, iters),
+        'default_hooks.logger.interval': min(50, max(1, iters // 4)),
+        'custom_hooks.0.interval': max(1, iters // 80),
+    }
+    for loader in ('train', 'val', 'test'):
+        changed[f'{loader}_dataloader.dataset.data_root'] = data
+    return [f'{key}={value}' for key, value in changed.items()]
+
+
+def make_sweeps(args: argparse.Namespace) -> list:
+    """Give what a part is made of."""
+    from rawkd_mm.analysis.weight_sweep import Sweep
+
+    is_detector = args.part == 'flat-detector'
+    data = args.detector_data if is_detector else args.data
+    iters = args.iters or (3000 if is_detector else 4000)
+    changed = options(iters, data)
+    if is_detector:
+        changed += [f'{part}_evaluator.ann_file={data}/coco/val.json' for part in ('val', 'test')]
+    base = QUICKSTART / DETECTOR if is_detector else CONFIGS / 'lad.py'
+
+    def sweep(method: str | None, weights: Sequence[float] = (), **kwargs) -> Sweep:
+        config = CONFIGS / f'{kwargs["name"]}.py' if 'name' in kwargs else base
+        return Sweep(
+            str(config),
+            method,
+            weights,
+            range(args.seeds or (5 if args.part == 'methods' else 3)),
+            'coco/bbox_mAP' if is_detector else 'mIoU',
+            WORK_DIRS / f'{"retinanet" if is_detector else "pspnet"}-{iters}',
+            jobs=args.jobs,
+            cfg_options=changed,
+            table=args.out,
+            **kwargs,
+        )
+
+    student = sweep('student')
+    if args.part == 'alpha':
+        teachers = {alpha: [str(teacher_of(alpha))] for alpha in NAIVE_WEIGHTS if alpha != 1}
+        grids = {1: {}, **{alpha: {TEACHER_KEY: path} for alpha, path in teachers.items()}}
+        sweeps = [
+            sweep('naive', weights, grid=grids[alpha]) for alpha, weights in NAIVE_WEIGHTS.items()
+        ]
+        return [
+            student,
+            *sweeps,
+            *(
+                sweep(method, [3], grid=grids[a])
+                for a in NAIVE_WEIGHTS
+                for method in ('lad', 'cad')
+            ),
+        ]
+    if args.part == 'methods':
+        return [
+            student,
+            sweep('cad', [3]),
+            sweep('lad', [3]),
+            sweep(None, name='kl'),
+            sweep('naive', [args.naive_weight]),
+            sweep(None, name='cad_kl'),
+            sweep(None, name='lad_kl'),
+            sweep(None, name='cwd'),
+            sweep('nfd', [1.5]),
+            sweep('pad', [3]),
+            sweep(None, name='mgd'),
+            sweep('md', [args.naive_weight]),
+        ]
+    if args.part == 'where':
+        losses = {'model.distiller.loss.type': ['LADLoss', 'CADLoss']}
+        return [
+            student,
+            sweep('lad', [3]),
+            sweep('cad', [3]),
+            *(sweep(None, name=name, grid=losses) for name in PLACES),
+        ]
+    return [student, *(sweep(method, FLAT_WEIGHTS) for method in ('cad', 'lad'))]
+
+
+def longer_students(sweeps: list, cells: Sequence[str]) -> list:
+    """Give the student alone for as many processor seconds as each of these."""
+    from dataclasses import replace
+
+    return [replace(sweeps[0], as_long_as=cell) for cell in cells]
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train what a part lacks; gives the exit code."""
+    from rawkd_mm.analysis.weight_sweep import run_sweeps
+
+    if args.part == 'flat-detector':
+        make_data(args.detector_data, 64)
+    else:
+        make_data(args.data, 48)
+    if args.part == 'alpha':
+        make_teachers()
+    sweeps = make_sweeps(args)
+    begun = os.times().elapsed
+    code = run_sweeps(sweeps, args.minutes)
+    left = None
+    if args.minutes is not None:
+        left = args.minutes - (os.times().elapsed - begun) / 60
+    if args.part == 'methods' and not code and (left is None or left > 0):
+        # of these the first seeds are enough to know how long
+        code = run_sweeps(longer_students(sweeps, args.as_long_as), left)
+    return code
+
+
+def summarise(args: argparse.Namespace) -> None:
+    """Write the table and the figures of what the CSV has of a part."""
+    import matplotlib
+
+    matplotlib.use('agg')
+    from rawkd_mm.analysis.grid import cell_label, grid_points
+    from rawkd_mm.analysis.summarise_sweep import ANGULAR_WEIGHT, write_summary
+    from rawkd_mm.analysis.sweep_results import number
+
+    sweeps = make_sweeps(args)
+    if args.part == 'methods':
+        sweeps += longer_students(sweeps, args.as_long_as)
+    only = {
+        (sweep.work_dir.name, cell_label(sweep.method_name, weight, point))
+        for sweep in sweeps
+        for weight in ([number(w) for w in sweep.weights] or [''])
+        for point in grid_points(sweep.grid)
+    }
+    out = args.out.with_name(f'{args.out.stem}_{args.part}')
+    write_summary([args.out], str(out), args.baseline, only=only)
+    if args.part == 'alpha':
+        write_summary([args.out], f'{out}_angular', args.baseline, x=ANGULAR_WEIGHT, only=only)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--part', required=True, choices=PARTS, help='which experiment')
+    parser.add_argument('--jobs', type=int, default=1, metavar='N', help='trainings side by side')
+    parser.add_argument(
+        '--minutes', type=float, metavar='M', help='begin no training that would end after these'
+    )
+    parser.add_argument(
+        '--iters', type=int, metavar='N', help='of each training (default: 4000, detector 3000)'
+    )
+    parser.add_argument('--seeds', type=int, metavar='N', help='how many (default: 3; methods: 5)')
+    parser.add_argument(
+        '--naive-weight',
+        type=float,
+        default=1,
+        metavar='W',
+        help='of naive distillation and MD in the part methods: the best of alpha (default: 1)',
+    )
+    parser.add_argument(
+        '--as-long-as',
+        nargs='*',
+        default=['cad-w3', 'cad_kl'],
+        metavar='CELL',
+        help='in the part methods, what the student alone is also trained as long as (default: '
+        'cad-w3 cad_kl)',
+    )
+    parser.add_argument(
+        '--data', type=Path, default=Path('data/digit_scenes'), metavar='DIR', help='of 48x48'
+    )
+    parser.add_argument(
+        '--detector-data',
+        type=Path,
+        default=Path('data/digit_scenes_64'),
+        metavar='DIR',
+        help='of 64x64',
+    )
+    parser.add_argument(
+        '--out', type=Path, default=RESULTS, metavar='CSV', help=f'default: {RESULTS}'
+    )
+    parser.add_argument('--summary', action='store_true', help='only write tables and figures')
+    parser.add_argument(
+        '--baseline', default='student', metavar='CELL', help='of the summary (default: student)'
+    )
+    args = parser.parse_args()
+    for name in ('data', 'detector_data', 'out'):
+        setattr(args, name, Path(os.path.relpath(getattr(args, name), ROOT)))
+    os.chdir(ROOT)  # labels of cells have paths of teachers as seen from here
+
+    from rawkd_mm.analysis.one_training import TrainingError
+    from rawkd_mm.analysis.paired_statistics import MissingScipyError
+    from rawkd_mm.analysis.summarise_sweep import SummaryError
+    from rawkd_mm.training import UsageError
+
+    try:
+        if args.summary:
+            summarise(args)
+        else:
+            sys.exit(train(args))
+    except (TrainingError, UsageError, SummaryError, MissingScipyError) as error:
+        sys.exit(f'evidence.py: error: {error}')
+    except KeyboardInterrupt:
+        print('\nevidence.py: interrupted; the same command goes on', file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,6 @@
+_base_ = [
+    './lad.py',
+    '../../configs/_base_/methods/cwd_segmentation.py',
+]
+
+model = _base_.pop('method').model

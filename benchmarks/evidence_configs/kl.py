@@ -1,0 +1,6 @@
+_base_ = [
+    './lad.py',
+    '../../configs/_base_/methods/kl_segmentation.py',
+]
+
+model = _base_.pop('method').model
