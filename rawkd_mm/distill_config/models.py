@@ -18,6 +18,7 @@ from ..training import (
     student_config,
     training_images,
 )
+from ..training.model_config import use_torch_sync_batchnorm
 
 # Images of the trial where there is no GPU: the longer side has at most as many pixels.
 CPU_SIZE = 256
@@ -78,7 +79,9 @@ def build_alone(cfg: Config, role: str) -> nn.Module:
     """Build a config's model, without weights to begin with."""
     try:
         with torch.random.fork_rng(devices=[]):
-            return build_teacher(written_out(cfg))
+            model = written_out(cfg)
+            use_torch_sync_batchnorm(model)
+            return build_teacher(model)
     except Exception as error:
         raise UsageError(f'the {role} cannot be built: {type(error).__name__}: {error}') from error
 
