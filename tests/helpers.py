@@ -239,8 +239,8 @@ def faster_rcnn(channels=16, width=8, classes=CLASSES):
 def unset_parameters_are_nan():
     """Parameters that a constructor leaves unset are NaN here, so that no test passes by chance.
 
-    Deformable DETR and others set some in ``init_weights`` only. Before torch 2.2 they keep what the memory
-    had.
+    Deformable DETR and others set some in ``init_weights`` only. Before torch 2.2 they keep what the
+    memory had.
     """
     before = torch.are_deterministic_algorithms_enabled()
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
