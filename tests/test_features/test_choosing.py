@@ -587,12 +587,12 @@ def test_a_student_with_branches_has_the_stage_before_them():
     config.roi_head.bbox_head.in_channels = 256
     config['_scope_'] = 'mmdet'
     model = build(config)
-    statistics = {name: value.clone() for name, value in model.state_dict().items()}
+    statistics = {name: value.clone() for name, value in model.named_buffers()}
     (feature,) = find_features(model, 'student', (3, 64, 96))
     assert (feature.source.text, feature.shape) == ('backbone.layer2', (64, 8, 12))
     (of_teacher,) = find_features(model, 'teacher', (3, 64, 96))
     assert (of_teacher.source.text, of_teacher.shape) == ('backbone[0]', (128, 4, 6))
-    assert all(torch.equal(statistics[n], value) for n, value in model.state_dict().items())
+    assert all(torch.equal(statistics[n], value) for n, value in model.named_buffers())
     found = {}
     for name in ('layer2', 'layer3'):
         model.backbone.get_submodule(name).register_forward_hook(
@@ -656,7 +656,7 @@ def test_queries_of_detectors_are_listed_as_no_maps(name):
     widths = [8 * c // 64 for c in config.neck.in_channels]
     config.backbone.update(base_channels=8, init_cfg=None)
     config.neck.in_channels = widths
-    config.update(num_queries=30, _scope_='mmdet')
+    config.update(num_queries=60, _scope_='mmdet')
     config.encoder.num_layers = 2
     model = build(config)
     model.init_weights()
@@ -668,8 +668,8 @@ def test_queries_of_detectors_are_listed_as_no_maps(name):
     layers = config.decoder.num_layers
     # all layers' queries one behind the other
     decoder = 'decoder' if 'decoder' in others else 'decoder[0]'
-    assert others[decoder] == (layers, 30, 256)
-    assert others[f'decoder.layers.{layers - 1}'] == (30, 256)
+    assert others[decoder] == (layers, 60, 256)
+    assert others[f'decoder.layers.{layers - 1}'] == (60, 256)
     assert f'decoder.layers.{layers - 1}:tokens' not in names
 
 
@@ -678,7 +678,7 @@ def test_queries_of_mask_classification_are_listed_as_no_maps():
     model = mask_former('Mask2FormerHead').eval()
     others, _, names = sequences(model, (3, 128, 64))
     number = model.decode_head.num_queries
-    assert others['decode_head.cls_embed'] == (number, CLASSES + 1)
+    assert others['decode_head.cls_embed'] == (number, model.decode_head.num_classes + 1)
     assert others['decode_head.transformer_decoder.layers.0'] == (number, 256)
     assert 'decode_head.pixel_decoder[0]' in names
 
