@@ -54,6 +54,8 @@ REPRESENTATIVES = {
         pidnet='pidnet-s_2xb6-120k_1024x1024-cityscapes.py',
         poolformer='fpn_poolformer_s12_8xb4-40k_ade20k-512x512.py',
         segnext='segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512.py',
+        # that of VOC has the weights of another data set's classes in its loss
+        san='san-vit-b16_coco-stuff164k-640x640.py',
         setr='setr_vit-l_naive_8xb2-160k_ade20k-512x512.py',
         swin='swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
         twins='twins_svt-s_uperhead_8xb2-160k_ade20k-512x512.py',
@@ -105,7 +107,9 @@ SHORTER['mmdet/ld'] = dict(
     teacher_ckpt=None, teacher_config='CONFIGS/gfl/gfl_r101_fpn_ms-2x_coco.py'
 )
 # checkpoints of activations need fairscale
-SHORTER['mmdet/grounding_dino'] = dict(language_model=dict(name='BERT'), encoder=dict(num_cp=0))
+SHORTER['mmdet/grounding_dino'] = dict(
+    language_model=dict(name='BERT'), encoder=dict(num_cp=0), num_queries=100
+)
 SHORTER['mmdet/mm_grounding_dino'] = SHORTER['mmdet/grounding_dino']
 SHORTER['mmdet/glip'] = dict(language_model=dict(name='BERT'))
 # What a family was given here that its published config alone does not have, or what keeps it away.
