@@ -80,13 +80,14 @@ REFUSED = {
 # What needs packages, files or a GPU that could not be had; the page has the error of each.
 NOT_HERE = {
     'mmseg': 'vpd'.split(),
-    'mmdet': 'carafe glip grounding_dino lad ld misc mm_grounding_dino timm_example'.split(),
+    'mmdet': 'carafe glip misc timm_example'.split(),
 }
 # What failed, or took more time than the count had.
 FAILED = {
     'mmseg': 'san'.split(),
     'mmdet': (
-        'centripetalnet detectors res2net scnet simple_copy_paste strong_baselines tridentnet '
+        'centripetalnet grounding_dino lad ld mm_grounding_dino res2net simple_copy_paste '
+        'strong_baselines '
     ).split(),
 }
 

@@ -89,7 +89,9 @@ def build_algorithm(cfg: Config, with_weights: bool) -> nn.Module:
     if 'data_preprocessor' in cfg:  # as the Runner does
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     remove_pretrained(model.architecture)
-    model.teacher = resolve_model(model.teacher)
+    if 'cfg_path' in model.teacher:
+        model.teacher = resolve_model(model.teacher)
+        remove_pretrained(model.teacher)  # its checkpoint has all of it
     use_torch_sync_batchnorm(model)
     if not with_weights:
         model.update(teacher_ckpt=None, allow_random_teacher=True, init_student=None)

@@ -583,8 +583,7 @@ def test_a_student_with_branches_has_the_stage_before_them():
     config = read_theirs('tridentnet/tridentnet_r50-caffe_1x_coco.py', 'mmdet').model
     config.backbone.update(base_channels=8, init_cfg=None)
     config.rpn_head.update(in_channels=128, feat_channels=8)
-    config.roi_head.shared_head.update(base_channels=8, init_cfg=None)
-    config.roi_head.bbox_head.in_channels = 256
+    config.roi_head.shared_head.init_cfg = None
     config['_scope_'] = 'mmdet'
     model = build(config)
     statistics = {name: value.clone() for name, value in model.named_buffers()}

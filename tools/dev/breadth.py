@@ -111,7 +111,9 @@ SHORTER['mmdet/grounding_dino'] = dict(
     language_model=dict(name='BERT'), encoder=dict(num_cp=0), num_queries=100
 )
 SHORTER['mmdet/mm_grounding_dino'] = SHORTER['mmdet/grounding_dino']
-SHORTER['mmdet/glip'] = dict(language_model=dict(name='BERT'))
+SHORTER['mmdet/glip'] = dict(
+    language_model=dict(name='BERT'), bbox_head=dict(lang_model_name='BERT')
+)
 # What a family was given here that its published config alone does not have, or what keeps it away.
 _MMPRETRAIN = "with onedl-mmpretrain, model-index, einops and 'transformers<5' installed"
 _TEXT = 'with a text encoder of the same size and random weights in place of BERT'
