@@ -8,7 +8,9 @@ from helpers import build, faster_rcnn, pspnet, retinanet, upernet_swin
 from zoo import CONFIGS, ROOT, read
 
 from rawkd_mm.distill_config import METHODS, choose_method, methods
+from rawkd_mm.distill_config.models import build_alone, check_trainable, read_config
 from rawkd_mm.training import UsageError
+from rawkd_mm.training.model_config import remove_pretrained
 
 sys.path.insert(0, str(ROOT / 'tools'))
 import make_distill_config  # noqa: E402
@@ -89,3 +91,27 @@ def test_fragments_are_found_where_the_package_is_installed(monkeypatch, tmp_pat
     (package / '.mim').mkdir(parents=True)  # an editable install
     (package / '.mim' / 'configs').symlink_to('../../configs')
     assert methods.find_root() == tmp_path
+
+
+@pytest.mark.usefixtures('mmdet')
+def test_a_tracker_without_data_is_told_its_detector():
+    name = 'mmdet::deepsort/deepsort_faster-rcnn_r50_fpn_8xb2-4e_mot17train_test-mot17test.py'
+    with pytest.raises(UsageError, match='DeepSORT follows .* Distil the FasterRCNN that it'):
+        check_trainable(name, read_config(name, 'student'))
+
+
+@pytest.mark.usefixtures('mmdet')
+def test_mmcvs_sync_batchnorm_is_built_without_processes():
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    name = 'mmdet::strong_baselines/mask-rcnn_r50_fpn_rpn-2conv_4conv1fc_syncbn-all_lsj-50e_coco.py'
+    model = build_alone(read_config(name, 'student'), 'student')
+    assert any(isinstance(m, _BatchNorm) for m in model.roi_head.bbox_head.modules())
+
+
+def test_nothing_is_downloaded_for_a_backbone_of_timm():
+    config = dict(backbone=dict(type='TIMMBackbone', pretrained=True), head=[dict(pretrained='x')])
+    remove_pretrained(config)
+    assert config == dict(
+        backbone=dict(type='TIMMBackbone', pretrained=False), head=[dict(pretrained=None)]
+    )

@@ -5,7 +5,10 @@ CONFIG is a path, or the name of a published config such as
 mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py. Each row is a name for
 `make_distill_config.py --features STUDENT=TEACHER`. With --teacher both models are listed, and it is
 marked which features match: of the same part of the model and the same stride. A star marks what
-`--features auto` takes. Weights are random: neither shapes nor times depend on them.
+`--features auto` takes; below the list it is named again, with what `--features memory` takes where
+that differs. Tokens are listed as the maps that ':tokens' makes of them. 'no map' in place of a stride:
+a sequence without a grid (queries, classes, words), which can't be distilled. Weights are random:
+neither shapes nor times depend on them.
 """
 
 import argparse

@@ -12,12 +12,14 @@ from torch import nn
 
 from ..features import (
     find_features,
+    find_memory,
     image_channels,
     list_features,
     measure_feature,
     partners,
 )
 from ..features.listing import ListedFeature
+from ..features.source import FeatureSource
 from ..teachers import teacher_from_name
 from .models import build_alone, read_config, trial_size
 
@@ -38,7 +40,7 @@ def inspect(args: argparse.Namespace) -> None:
     names = dict(student=args.config)
     if args.teacher:
         names['teacher'] = args.teacher
-    lists, stars = {}, {}
+    lists, stars, texts = {}, {}, {}
     for role, name in names.items():
         # a model of another library can only be a teacher
         cfg = read_config(name, 'teacher' if teacher_from_name(name) else role)
@@ -46,7 +48,7 @@ def inspect(args: argparse.Namespace) -> None:
             size = tuple(args.size or trial_size(cfg))
         model = build_alone(cfg, role)
         shape = (image_channels(model), *size)
-        stars[role] = chosen(model, role, shape)
+        stars[role], texts[role] = chosen(model, role, shape)
         lists[role] = list_features(model, shape, depth)
         listed = {entry.feature.source for entry in lists[role]}
         for source in stars[role] - listed:  # deeper than asked for, or an input
@@ -65,6 +67,8 @@ def inspect(args: argparse.Namespace) -> None:
         title = f'{role if args.teacher else "features"} of {name}, image of {size[0]}x{size[1]}'
         header = f"matches the {other}'s" if args.teacher else None
         print_table(console, title, lists[role], stars[role], marks[role], header)
+        for text in texts[role]:
+            console.print(text, markup=False, highlight=False)
     if args.json:
         result = dict(image=list(size))
         for role, name in names.items():
@@ -76,12 +80,26 @@ def inspect(args: argparse.Namespace) -> None:
         print(f'written to {args.json}')
 
 
-def chosen(model: nn.Module, role: str, shape: tuple[int, int, int]) -> set:
-    """Give the sources that `--features auto` takes."""
+def chosen(
+    model: nn.Module, role: str, shape: tuple[int, int, int]
+) -> tuple[set[FeatureSource], list[str]]:
+    """Give the sources that `--features auto` takes.
+
+    And in words what `auto` and `memory` take, or why they take nothing.
+    """
     try:
-        return {feature.source for feature in find_features(model, role, shape)}
-    except (ValueError, RuntimeError):  # AutoFeatureError is one
-        return set()
+        found = [feature.source for feature in find_features(model, role, shape)]
+    except (ValueError, RuntimeError) as error:  # AutoFeatureError is one
+        return set(), [f'--features auto takes nothing: {error}']
+    texts = [f'* --features auto takes {", ".join(source.text for source in found)}']
+    try:
+        memory = [feature.source for feature in find_memory(model, role, shape)]
+    except (ValueError, RuntimeError) as error:
+        texts.append(f'  --features memory takes nothing: {error}')
+    else:
+        if memory != found:
+            texts.append(f'  --features memory takes {", ".join(source.text for source in memory)}')
+    return set(found), texts
 
 
 def print_table(
@@ -92,7 +110,10 @@ def print_table(
     marks: dict,
     header: str | None,
 ) -> None:
-    """Print a model's features; a star marks what is chosen, the last column what matches."""
+    """Print a model's features; a star marks what is chosen, the last column what matches.
+
+    A sequence without a grid has 'no map' for its stride.
+    """
     table = Table(title=title, title_justify='left')
     for name in ('', 'feature', 'module', 'shape', 'stride', 'time'):
         right = name in ('stride', 'time')
@@ -111,7 +132,7 @@ def print_table(
             escape(source.text),  # '[run=0]' is no markup
             entry.kind,
             'x'.join(map(str, entry.feature.shape)),
-            f'{entry.feature.stride:.3g}',
+            f'{entry.feature.stride:.3g}' if entry.is_map else 'no map',
             f'{100 * entry.share:.1f} %',
         )
         table.add_row(*row, *([escape(text)] if header else []))
@@ -125,7 +146,7 @@ def to_json(listed: list[ListedFeature], stars: set, marks: dict) -> list[dict]:
             feature=entry.feature.source.text,
             module=entry.kind,
             shape=list(entry.feature.shape),
-            stride=entry.feature.stride,
+            stride=entry.feature.stride if entry.is_map else None,
             runs=entry.runs,
             time_share=entry.share,
             auto=entry.feature.source in stars,

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..features import AutoFeatureError
 from ..training import TrialError, UsageError, run_one_iteration, training_images
-from ..training.model_config import remove_pretrained
+from ..training.model_config import remove_pretrained, resolve_model, use_torch_sync_batchnorm
 from .methods import choose_method
 from .models import DEFAULT_SIZE, build_alone, check_trainable, read_config, scope_of, trial_size
 from .pairs import choose_pairs, dry_run_shape, find_inherited
@@ -89,6 +89,10 @@ def build_algorithm(cfg: Config, with_weights: bool) -> nn.Module:
     if 'data_preprocessor' in cfg:  # as the Runner does
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     remove_pretrained(model.architecture)
+    if 'cfg_path' in model.teacher:
+        model.teacher = resolve_model(model.teacher)
+        remove_pretrained(model.teacher)  # its checkpoint has all of it
+    use_torch_sync_batchnorm(model)
     if not with_weights:
         model.update(teacher_ckpt=None, allow_random_teacher=True, init_student=None)
     try:

@@ -18,6 +18,7 @@ from ..training import (
     student_config,
     training_images,
 )
+from ..training.model_config import use_torch_sync_batchnorm
 
 # Images of the trial where there is no GPU: the longer side has at most as many pixels.
 CPU_SIZE = 256
@@ -78,7 +79,9 @@ def build_alone(cfg: Config, role: str) -> nn.Module:
     """Build a config's model, without weights to begin with."""
     try:
         with torch.random.fork_rng(devices=[]):
-            return build_teacher(written_out(cfg))
+            model = written_out(cfg)
+            use_torch_sync_batchnorm(model)
+            return build_teacher(model)
     except Exception as error:
         raise UsageError(f'the {role} cannot be built: {type(error).__name__}: {error}') from error
 
@@ -87,10 +90,18 @@ def check_trainable(name: str, cfg: Config) -> None:
     """Refuse a student whose config has nothing to train it with, as MMEngine's Runner would."""
     missing = [k for k in ('train_dataloader', 'train_cfg', 'optim_wrapper') if not cfg.get(k)]
     if missing:
-        raise UsageError(
+        text = (
             f'--student {name}: the config has no {", ".join(missing)}, so that nothing can be '
             'trained. The student keeps its own data and schedule: add them to its config'
         )
+        inner = (cfg.model.get('detector') or {}).get('type')
+        if inner is not None:  # deepsort, qdtrack
+            text = (
+                f'--student {name}: {cfg.model.type} follows objects through a video, and features are '
+                f'compared for single images. Distil the {inner} that it begins with: name the config '
+                'of that model alone, and let this one take over its weights'
+            )
+        raise UsageError(text)
 
 
 def trial_size(cfg: Config) -> tuple[int, int]:

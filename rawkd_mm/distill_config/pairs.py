@@ -6,6 +6,7 @@ import re
 from torch import nn
 
 from ..features import (
+    dry_run,
     find_classifier,
     find_features,
     find_memory,
@@ -111,9 +112,9 @@ def dry_run_shape(
     """Give the distiller another image than its own if that is too small for a model."""
     channels = image_channels(student)
     try:
-        for of_student, of_teacher in pairs:
-            measure_feature(student, of_student.source.text, (channels, 64, 64))
-            measure_feature(teacher, of_teacher.source.text, (channels, 64, 64))
-    except (RuntimeError, ValueError):
+        for model, features in zip((student, teacher), zip(*pairs)):
+            sources = [feature.source for feature in features]
+            dry_run(model, (channels, 64, 64), sources, type(model).__name__)
+    except (RuntimeError, ValueError, IndexError, TypeError):
         return (channels, *size)
     return None

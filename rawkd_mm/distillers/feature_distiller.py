@@ -271,7 +271,9 @@ class FeatureDistiller(ComparingDistiller):
         if student.shape[0] != teacher.shape[0]:
             raise RuntimeError(
                 f'{pair.name}: the student gave features of {student.shape[0]} images, the teacher '
-                f'of {teacher.shape[0]}'
+                f'of {teacher.shape[0]}: one map of each image was expected. A model that splits into '
+                'branches in training (TridentNet) has one map of an image in the modules before them: '
+                'name one of those; tools/inspect_features.py lists them'
             )
         if pair.key in self.connectors:
             align = self.connectors[pair.key]

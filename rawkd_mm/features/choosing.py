@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from mmengine.model import BaseModel
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from .dry_run import dry_run, run_for_features
@@ -352,22 +353,8 @@ def _producer(run: _HeadRun, classifier: str, feature: Tensor) -> FeatureSource:
 
 def _levels(model: BaseModel, path: str, role: str, shape: Sequence[int]) -> list[Feature]:
     """Give the maps that a module outputs, the neck say, from the finest to the coarsest."""
-    given: list = []
-    module = model.get_submodule(path)
-    handle = module.register_forward_hook(lambda module, args, output: given.append(output))
-    try:
-        with without_traces(model):
-            run_for_features(model, next(model.parameters()).new_zeros((1, *shape)), None, [])
-    except Exception as error:
-        # A head behind the neck may want what an empty image lacks.
-        if not given:
-            raise RuntimeError(
-                f'{type(model).__name__} failed on an empty image of shape {tuple(shape)} before '
-                f'its {path} gave features: {error!r}'
-            ) from error
-    finally:
-        handle.remove()
-    found = list(maps_in(given[0]))
+    output = _first_output(model, path, shape)
+    found = list(maps_in(output))
     if not found:
         raise AutoFeatureError(
             f'the {path} of the {role} {type(model).__name__} gives something else than feature maps '
@@ -375,7 +362,79 @@ def _levels(model: BaseModel, path: str, role: str, shape: Sequence[int]) -> lis
             'tools/inspect_features.py lists them'
         )
     features = [_to_feature(FeatureSource(path, index), level, shape) for index, level in found]
+    if role == 'student' and path == 'backbone':
+        return _before_branches(model, features, shape)
     return sorted(features, key=lambda feature: feature.stride)
+
+
+class _Found(Exception):
+    """Ends a forward: the output that it was for is there."""
+
+
+def _first_output(model: BaseModel, path: str, shape: Sequence[int]) -> Any:
+    """Run a model as far as the end of a module; gives what that put out."""
+    given: list = []
+
+    def stop(module: nn.Module, args: tuple, output: Any) -> None:
+        given.append(output)
+        raise _Found
+
+    handle = model.get_submodule(path).register_forward_hook(stop)
+    try:
+        with without_traces(model):
+            run_for_features(model, next(model.parameters()).new_zeros((1, *shape)), None, [])
+    except _Found:
+        pass
+    except Exception as error:
+        raise RuntimeError(
+            f'{type(model).__name__} failed on an empty image of shape {tuple(shape)} before '
+            f'its {path} gave features: {error!r}'
+        ) from error
+    finally:
+        handle.remove()
+    return given[0]
+
+
+def _before_branches(
+    model: BaseModel, features: list[Feature], shape: Sequence[int]
+) -> list[Feature]:
+    """Give the student's features that are one map of an image in training, too.
+
+    TridentNet's last stage has three branches in training and one otherwise. The last stage before
+    them is taken instead.
+    """
+    backbone = model.backbone
+    outputs: dict[str, Any] = {}
+    with without_traces(model), ExitStack() as hooks:
+        for name, module in backbone.named_children():
+            hook = module.register_forward_hook(
+                lambda module, args, output, name=name: outputs.update({name: output})
+            )
+            hooks.callback(hook.remove)
+        backbone.train()
+        for module in backbone.modules():
+            if isinstance(module, _NormBase):  # its running statistics stay
+                module.eval()
+        try:
+            output = backbone(next(model.parameters()).new_zeros((1, *shape)))
+        except Exception:  # one that wants more than images: it is tried in the first iteration
+            return sorted(features, key=lambda feature: feature.stride)
+    numbers = {index: len(tensor) for index, tensor in maps_in(output)}
+    kept = [f for f in features if numbers.get(f.source.index, 1) == 1]
+    if not kept:
+        single = [
+            _to_feature(FeatureSource(f'backbone.{name}'), output, shape)
+            for name, output in outputs.items()
+            if isinstance(output, Tensor) and output.dim() == 4 and len(output) == 1
+        ]
+        if not single:
+            raise AutoFeatureError(
+                f'the backbone of the student {type(model).__name__} gives {max(numbers.values())} '
+                'maps of one image in training, and the teacher one. Name a module that gives one '
+                '(--features STUDENT=TEACHER); tools/inspect_features.py lists them'
+            )
+        kept = single[-1:]
+    return sorted(kept, key=lambda feature: feature.stride)
 
 
 def maps_in(

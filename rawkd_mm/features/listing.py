@@ -1,7 +1,8 @@
 """Listing the feature maps of a model: which modules produce them, and in what time."""
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,10 +24,12 @@ _MOST_LEVELS = 8
 
 
 class ListedFeature(NamedTuple):
-    """A feature map, and how it came about.
+    """A feature map, or a sequence that is none, and how it came about.
 
     Attributes:
-        feature (Feature): Its source, shape and stride.
+        feature (Feature): Its source, shape and stride. Of a sequence without a grid (queries, classes,
+            words) the shape is that of the tensor without the batch, (N, C) or (layers, N, C), and the
+            stride is NaN.
         kind (str): Class of the module.
         runs (int): How often the module ran; of several runs one is chosen, ``'[run=0]'``.
         share (float): The module's share of the time of the forward, its submodules' included.
@@ -42,6 +45,11 @@ class ListedFeature(NamedTuple):
         """The part of the model that it belongs to: backbone, neck, decode_head..."""
         return self.feature.source.module.partition('.')[0]
 
+    @property
+    def is_map(self) -> bool:
+        """Whether it can be distilled: a sequence without a grid cannot."""
+        return not math.isnan(self.feature.stride)
+
 
 class _Watch:
     """Times modules and keeps the shapes of what they output."""
@@ -52,6 +60,8 @@ class _Watch:
         self.shapes: dict[str, list[tuple[int | tuple[int, ...] | None, tuple]]] = {}
         # of modules that gave a sequence, and which grids there are for it
         self.sequences: dict[str, tuple] = {}
+        # of these, and of sequences within tuples: index and shape without the batch
+        self.queries: dict[str, list[tuple[int | tuple[int, ...] | None, tuple]]] = {}
         self.order: dict[str, int] = {}
         self.runs: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
@@ -88,7 +98,9 @@ class _Watch:
         self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - self._begun.pop()
         self.runs[name] = self.runs.get(name, 0) + 1
         self.order[name] = sum(self.runs.values())
-        self.shapes[name] = [(i, tuple(t.shape[1:])) for i, t in maps_in(output)]
+        # one image: of regions there are more
+        self.shapes[name] = [(i, tuple(t.shape[1:])) for i, t in maps_in(output) if len(t) == 1]
+        self.queries[name] = [*_sequences_in(output)]
         if isinstance(output, Tensor) and output.dim() == 3:
             self.sequences[name] = tuple(output.shape)
 
@@ -118,6 +130,24 @@ class _Watch:
         return found
 
 
+def _sequences_in(
+    output: Any, indices: tuple[int, ...] = ()
+) -> Iterator[tuple[int | tuple[int, ...] | None, tuple[int, ...]]]:
+    """Yield the sequences of one image in an output, with their indices and shapes without the batch.
+
+    These are of shape (1, N, C), or (layers, 1, N, C) as DETR's decoder stacks them.
+    """
+    if isinstance(output, (list, tuple)):
+        for i, item in enumerate(output):
+            yield from _sequences_in(item, (*indices, i))
+    elif isinstance(output, Tensor) and output.dtype.is_floating_point:
+        index = indices[0] if len(indices) == 1 else indices or None
+        if output.dim() == 3 and len(output) == 1:
+            yield index, tuple(output.shape[1:])
+        elif output.dim() == 4 and len(output) > 1 and output.shape[1] == 1:
+            yield index, (len(output), *output.shape[2:])
+
+
 def list_features(
     model: BaseModel,
     shape: Sequence[int] | None = None,
@@ -126,7 +156,8 @@ def list_features(
 ) -> list[ListedFeature]:
     """List the modules that produce feature maps, in the order in which they end.
 
-    Sequences of tokens are listed as the maps that ``':tokens'`` makes of them.
+    Sequences of tokens are listed as the maps that ``':tokens'`` makes of them, and sequences without a
+    grid, such as queries, as what they are.
 
     Args:
         model (BaseModel): The model; runs in eval mode.
@@ -137,7 +168,7 @@ def list_features(
         repeats (int): How many forwards are timed, behind one that is not. Defaults to 3.
 
     Returns:
-        list[ListedFeature]: The maps. A module whose output is a tuple has an entry for each.
+        list[ListedFeature]: Maps and sequences. A module whose output is a tuple has an entry for each.
 
     Raises:
         RuntimeError: If the model produces no feature map of such an image.
@@ -160,8 +191,13 @@ def list_features(
             for index, size in watch.shapes[name]
         ]
         features += tokens.get(name, [])
+        if not features:
+            features = [
+                Feature(FeatureSource(name, index), size, math.nan)
+                for index, size in watch.queries[name]
+            ]
         found += [ListedFeature(feature, kind, runs, share) for feature in features]
-    if not found:
+    if not any(listed.is_map for listed in found):
         raise RuntimeError(
             f'{type(model).__name__} produced no feature map of an image of shape {tuple(shape)}: '
             f'{watch.error!r}'
@@ -189,6 +225,8 @@ def partners(
     def last(features: Sequence[ListedFeature]) -> dict[tuple, FeatureSource]:
         result = {}
         for listed in features:
+            if not listed.is_map:
+                continue
             source = listed.feature.source
             counts = '.' in source.module or source.module == 'neck'
             counts &= 'Dropout' not in listed.kind and not source.module.endswith('conv_seg')

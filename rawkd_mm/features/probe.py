@@ -23,12 +23,21 @@ _SIZE = 64
 
 @contextmanager
 def without_traces(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradient; modes and random state are restored at the end.
+    """Eval mode and no gradient; modes, caches and random state are restored at the end.
+
+    SAN's text encoder keeps what it makes of the classes. What it makes before its weights are loaded
+    must not stay.
 
     Args:
         model (nn.Module): What is run meanwhile.
     """
     training = {module: module.training for module in model.modules()}
+    caches = [
+        (value, dict(value))
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if type(value) is dict and not name.startswith('_')
+    ]
     model.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -36,6 +45,9 @@ def without_traces(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in training.items():
             module.training = mode
+        for cache, before in caches:
+            cache.clear()
+            cache.update(before)
 
 
 class _FirstLayer(Exception):

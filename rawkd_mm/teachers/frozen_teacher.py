@@ -63,7 +63,8 @@ class FrozenTeacher:
         classes: Sequence[str] | None = None,
         in_use: list[str] | None = None,
     ) -> None:
-        self.model = model.eval().requires_grad_(False)
+        model.eval()  # that of a detector with a teacher of its own gives None
+        self.model = model.requires_grad_(False)
         self.renormalize = make_renormalize(preprocessor, model.data_preprocessor)
         self.is_borrowed = False
         self.absent = absent

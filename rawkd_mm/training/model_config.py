@@ -23,6 +23,7 @@ __all__ = [
     'resolve_model',
     'student_config',
     'teacher_config',
+    'use_torch_sync_batchnorm',
 ]
 
 # How MMEngine's initialisation from a checkpoint is called, by its name and as a class.
@@ -238,6 +239,8 @@ def remove_pretrained(config: object) -> None:
     elif isinstance(config, dict):
         if isinstance(config.get('pretrained'), str):
             config['pretrained'] = None
+        elif config.get('pretrained') is True:  # a backbone of timm
+            config['pretrained'] = False
         init_cfg = config.get('init_cfg')
         # PVT's has a checkpoint and no type
         if isinstance(init_cfg, dict) and (
@@ -246,6 +249,22 @@ def remove_pretrained(config: object) -> None:
             del config['init_cfg']
         for item in config.values():
             remove_pretrained(item)
+
+
+def use_torch_sync_batchnorm(config: object) -> None:
+    """Replace MMCV's SyncBN by PyTorch's in a model's config, in place.
+
+    MMCV's cannot be built where no process group is, and PyTorch's can. Their parameters have the same
+    names.
+    """
+    if isinstance(config, (list, tuple)):
+        for item in config:
+            use_torch_sync_batchnorm(item)
+    elif isinstance(config, dict):
+        if config.get('type') == 'MMSyncBN':
+            config['type'] = 'SyncBN'
+        for item in config.values():
+            use_torch_sync_batchnorm(item)
 
 
 def make_paths_relative(cfg: Config, roots: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -20,6 +20,10 @@ from .runner import replace_sync_batchnorm
 __all__ = ['TrialError', 'made_up_batch', 'main_head_classes', 'run_one_iteration']
 
 
+# Of a detector that is asked in words.
+_MOST_PHRASES = 20
+
+
 class TrialError(RuntimeError):
     """The trial iteration failed; the message has the cause."""
 
@@ -107,7 +111,8 @@ def made_up_images(
     Returns:
         tuple[list[Tensor], list[BaseDataElement]]: The images, uint8 of shape (C, H, W), of as many
         channels as the model takes; and their data samples: label maps, edges and depth for a
-        segmentor, boxes, masks, proposals and a map of things and stuff for a detector.
+        segmentor, boxes, masks, proposals, a map of things and stuff, and phrases where a detector is
+        asked in words.
     """
     generator = torch.Generator().manual_seed(0)
     shape, channels = tuple(size), image_channels(model)
@@ -156,6 +161,9 @@ def _detection_sample(
 
     height, width = size
     things, _ = _things_and_stuff(model)
+    is_asked = getattr(model, 'language_model', None) is not None
+    # the sentence of all phrases must not be too long
+    things = min(things, _MOST_PHRASES) if is_asked else things
     # a large and a small object
     boxes = torch.tensor([[0.1, 0.1, 0.7, 0.8], [0.5, 0.4, 0.8, 0.7]])
     boxes = (boxes * torch.tensor([width, height, width, height])).round()
@@ -163,6 +171,9 @@ def _detection_sample(
     sample.gt_instances = InstanceData(
         bboxes=boxes, labels=torch.randint(0, things, (len(boxes),), generator=generator)
     )
+    if is_asked:
+        phrases = tuple(f'object {number}' for number in range(things))
+        sample.set_metainfo(dict(text=phrases, custom_entities=False))
     # some heads take masks, if there are any, for something else than these
     if any('mask' in name for name, _ in model.named_modules()):
         masks = np.zeros((len(boxes), height, width), np.uint8)

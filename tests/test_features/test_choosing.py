@@ -27,10 +27,12 @@ from rawkd_mm.features import (
     dry_run,
     find_features,
     find_memory,
+    list_features,
     match_features,
     measure_feature,
 )
 from rawkd_mm.features.choosing import Feature
+from rawkd_mm.features.probe import without_traces
 
 IMAGE = (3, 64, 64)
 CLASSES = 5
@@ -573,3 +575,115 @@ def test_measure():
     assert feature == Feature(FeatureSource('backbone', 1), (8, 8, 8), 8.0)
     with pytest.raises(ValueError, match="no module 'backbone.layer9'"):
         measure_feature(model, 'backbone.layer9', IMAGE)
+
+
+@pytest.mark.usefixtures('mmdet')
+def test_a_student_with_branches_has_the_stage_before_them():
+    """TridentNet's last stage gives three maps of an image in training."""
+    config = read_theirs('tridentnet/tridentnet_r50-caffe_1x_coco.py', 'mmdet').model
+    config.backbone.update(base_channels=8, init_cfg=None)
+    config.rpn_head.update(in_channels=128, feat_channels=8)
+    config.roi_head.shared_head.init_cfg = None
+    config['_scope_'] = 'mmdet'
+    model = build(config)
+    statistics = {name: value.clone() for name, value in model.named_buffers()}
+    (feature,) = find_features(model, 'student', (3, 64, 96))
+    assert (feature.source.text, feature.shape) == ('backbone.layer2', (64, 8, 12))
+    (of_teacher,) = find_features(model, 'teacher', (3, 64, 96))
+    assert (of_teacher.source.text, of_teacher.shape) == ('backbone[0]', (128, 4, 6))
+    assert all(torch.equal(statistics[n], value) for n, value in model.named_buffers())
+    found = {}
+    for name in ('layer2', 'layer3'):
+        model.backbone.get_submodule(name).register_forward_hook(
+            lambda m, args, out, name=name: found.update({name: len(out)})
+        )
+    model.train()
+    model.backbone(torch.zeros(2, 3, 64, 64))
+    assert found == dict(layer2=2, layer3=6)
+
+
+@pytest.mark.usefixtures('mmdet')
+def test_levels_are_found_without_the_head():
+    """A cascade's heads take minutes for an empty image on a CPU."""
+    model, ran = build(retinanet()), []
+    for name in ('neck', 'bbox_head'):
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
+    assert len(find_features(model, 'student', (3, 128, 128))) == 5
+    assert ran == ['neck']
+
+
+def test_a_dry_run_leaves_no_cache():
+    """SAN's text encoder keeps what it made of the classes: weights that are loaded later count."""
+    pytest.importorskip('ftfy')
+    encoder = MODELS.build(
+        dict(
+            type='CLIPTextEncoder',
+            dataset_name=None,
+            vocabulary=['cat', 'dog'],
+            templates=['a {}'],
+            embed_dims=8,
+            num_layers=1,
+            num_heads=2,
+            output_dims=4,
+        )
+    )
+    with torch.no_grad():
+        for value in (encoder.positional_embedding, encoder.text_projection):
+            value.normal_()
+    with without_traces(encoder):
+        before = encoder()
+    with torch.no_grad():
+        encoder.text_projection.normal_()
+    assert not torch.allclose(encoder()[:2], before[:2])
+
+
+def sequences(model, shape):
+    """Names and shapes of what is listed as no map; and of the maps made of tokens."""
+    listed = list_features(model, shape, repeats=1)
+    others = {f.feature.source.text: f.feature.shape for f in listed if not f.is_map}
+    tokens = {f.feature.source.text: f.feature.shape for f in listed if f.feature.source.is_tokens}
+    assert all(f.feature.stride > 0 for f in listed if f.is_map)
+    return others, tokens, {f.feature.source.text for f in listed}
+
+
+@pytest.mark.usefixtures('mmdet')
+@pytest.mark.parametrize(
+    'name', ['detr/detr_r18_8xb2-500e_coco.py', 'dino/dino-4scale_r50_8xb2-12e_coco.py']
+)
+def test_queries_of_detectors_are_listed_as_no_maps(name):
+    config = read_theirs(name, 'mmdet').model
+    widths = [8 * c // 64 for c in config.neck.in_channels]
+    config.backbone.update(base_channels=8, init_cfg=None)
+    config.neck.in_channels = widths
+    config.update(num_queries=60, _scope_='mmdet')
+    config.encoder.num_layers = 2
+    model = build(config)
+    model.init_weights()
+    others, tokens, names = sequences(model, (3, 96, 64))
+    number = 2 if 'detr_' in name else 4
+    assert [t for t in tokens if t.startswith('encoder:')] == (
+        ['encoder:tokens'] if number == 2 else [f'encoder:tokens[{i}]' for i in range(4)]
+    )
+    layers = config.decoder.num_layers
+    # all layers' queries one behind the other
+    decoder = 'decoder' if 'decoder' in others else 'decoder[0]'
+    assert others[decoder] == (layers, 60, 256)
+    assert others[f'decoder.layers.{layers - 1}'] == (60, 256)
+    assert f'decoder.layers.{layers - 1}:tokens' not in names
+
+
+@pytest.mark.usefixtures('mmdet')
+def test_queries_of_mask_classification_are_listed_as_no_maps():
+    model = mask_former('Mask2FormerHead').eval()
+    others, _, names = sequences(model, (3, 128, 64))
+    number = model.decode_head.num_queries
+    assert others['decode_head.cls_embed'] == (number, model.decode_head.num_classes + 1)
+    assert others['decode_head.transformer_decoder.layers.0'] == (number, 256)
+    assert 'decode_head.pixel_decoder[0]' in names
+
+
+def test_regions_are_no_maps_of_an_image(mmdet):
+    model = build(faster_rcnn())
+    listed = list_features(model, (3, 64, 64), repeats=1)
+    assert not [f for f in listed if f.feature.source.module.startswith('roi_head.bbox_roi')]
+    assert [f for f in listed if f.feature.source.module == 'neck']

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import distill, retinanet, run, samples
+from helpers import distill, faster_rcnn, feature_distiller, pair, retinanet, run, samples
 from mmengine.registry import DATASETS
 from mmengine.structures import InstanceData
 
@@ -98,3 +98,53 @@ def test_model_without_classes_is_left_alone():
     hook.before_train(Runner)
     assert hook._boxes is None and hook._maps == []
     hook.before_train_iter(Runner, 0, dict(data_samples=samples(classes=100)))
+
+
+@DATASETS.register_module(force=True)
+class Boxes(torch.utils.data.Dataset):
+    """Images with one object of COCO's last class."""
+
+    metainfo = dict(classes=('object',), palette=None)
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        from mmdet.structures import DetDataSample
+
+        sample = DetDataSample(
+            metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64), pad_shape=(64, 64))
+        )
+        sample.gt_instances = InstanceData(
+            bboxes=torch.tensor([[4.0, 4.0, 40.0, 50.0]]), labels=torch.tensor([79])
+        )
+        return dict(inputs=torch.zeros(3, 64, 64, dtype=torch.uint8), data_samples=sample)
+
+
+def region_proposals():
+    """Config of an RPN that is trained alone, on the backbone and the neck of a Faster R-CNN."""
+    whole = faster_rcnn()
+    parts = {key: whole[key] for key in ('_scope_', 'data_preprocessor', 'backbone', 'neck')}
+    return dict(
+        parts,
+        type='RPN',
+        rpn_head=whole['rpn_head'],
+        train_cfg=dict(rpn=whole['train_cfg']['rpn']),
+        test_cfg=dict(rpn=whole['test_cfg']['rpn']),
+    )
+
+
+def test_an_rpn_learns_from_objects_of_any_class(tmp_path, mmdet):
+    """MMDetection sets the labels to 0 inside, behind this check."""
+    loader = dict(
+        batch_size=2,
+        num_workers=0,
+        sampler=dict(type='InfiniteSampler', shuffle=False),
+        dataset=dict(type='Boxes'),
+    )
+    distiller = feature_distiller(*[pair(f'neck[{i}]') for i in range(3)])
+    algorithm = distill(student=region_proposals(), teacher=region_proposals(), distiller=distiller)
+    hooks = [dict(type='LabelRangeHook')]
+    assert run(algorithm, tmp_path, hooks=hooks, loader=loader, iters=2).iter == 2
+    with pytest.raises(ValueError, match=r'labels \[79\]'):
+        run(faster_rcnn(), tmp_path, hooks=hooks, loader=loader, iters=2)

@@ -26,6 +26,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -53,6 +54,8 @@ REPRESENTATIVES = {
         pidnet='pidnet-s_2xb6-120k_1024x1024-cityscapes.py',
         poolformer='fpn_poolformer_s12_8xb4-40k_ade20k-512x512.py',
         segnext='segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512.py',
+        # that of VOC has the weights of another data set's classes in its loss
+        san='san-vit-b16_coco-stuff164k-640x640.py',
         setr='setr_vit-l_naive_8xb2-160k_ade20k-512x512.py',
         swin='swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
         twins='twins_svt-s_uperhead_8xb2-160k_ade20k-512x512.py',
@@ -98,6 +101,43 @@ SHORTER = {
     ),
 }
 SHORTER['mmdet/strongsort'] = SHORTER['mmdet/bytetrack']
+# models that have a teacher of their own begin without its weights, and find its config
+SHORTER['mmdet/lad'] = dict(teacher_ckpt=None)
+SHORTER['mmdet/ld'] = dict(
+    teacher_ckpt=None, teacher_config='CONFIGS/gfl/gfl_r101_fpn_ms-2x_coco.py'
+)
+# checkpoints of activations need fairscale
+SHORTER['mmdet/grounding_dino'] = dict(
+    language_model=dict(name='BERT'), encoder=dict(num_cp=0), num_queries=100
+)
+SHORTER['mmdet/mm_grounding_dino'] = SHORTER['mmdet/grounding_dino']
+SHORTER['mmdet/glip'] = dict(
+    language_model=dict(name='BERT'), bbox_head=dict(lang_model_name='BERT')
+)
+# What a family was given here that its published config alone does not have, or what keeps it away.
+_MMPRETRAIN = "with onedl-mmpretrain, model-index, einops and 'transformers<5' installed"
+_TEXT = 'with a text encoder of the same size and random weights in place of BERT'
+NOTES = {
+    'mmseg/convnext': _MMPRETRAIN,
+    'mmseg/poolformer': _MMPRETRAIN,
+    'mmseg/san': 'parameters that only pretrained weights set were given small random values',
+    'mmseg/vpd': (
+        "it needs CompVis' latent-diffusion (ldm), which no package index has, and the weights of "
+        'Stable Diffusion'
+    ),
+    'mmdet/carafe': 'its operator has no implementation for CPUs',
+    'mmdet/convnext': _MMPRETRAIN,
+    'mmdet/detectors': 'its standardised convolutions are scaled as when weights are loaded',
+    'mmdet/glip': _TEXT,
+    'mmdet/grounding_dino': f'{_TEXT}; encoder.num_cp=0, or install fairscale',
+    'mmdet/mm_grounding_dino': f'{_TEXT}; encoder.num_cp=0, or install fairscale',
+    'mmdet/lad': 'with teacher_ckpt=None',
+    'mmdet/ld': 'with teacher_ckpt=None and the whole path of teacher_config',
+    'mmdet/misc': 'it needs Detectron2, which no package index has',
+    'mmdet/ocsort': 'with lap installed',
+    'mmdet/reid': _MMPRETRAIN,
+    'mmdet/timm_example': _MMPRETRAIN,
+}
 
 # student, teacher, method[, height and width]
 SEGMENTORS = [
@@ -208,6 +248,11 @@ DETECTORS = [
 ]  # fmt: skip
 PAIRS = {'mmseg': SEGMENTORS, 'mmdet': DETECTORS}
 
+# What an error says of a model that needs packages, files or a device that are not here.
+NOT_HERE = (
+    r'ImportError|ModuleNotFoundError|[Ii]nstall|FileNotFoundError|URLError|huggingface|on the Hub|'
+    'device cpu not found'
+)
 HEADER = ROOT / 'docs/data/breadth_head.md'
 
 
@@ -268,7 +313,12 @@ def run(
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         if shorter:
             file = Path(folder, 'shorter.py')
-            file.write_text(f'_base_ = {names[0]!r}\nmodel = {shorter!r}\n')
+            text = f'_base_ = {names[0]!r}\nmodel = {shorter!r}\n'
+            file.write_text(text.replace('CONFIGS', str(configs_of(package))))
+            if "'BERT'" in text:
+                bert = Path(folder, 'bert')
+                _make_text_encoder(bert)
+                file.write_text(file.read_text().replace("'BERT'", repr(str(bert))))
             names = [str(file)] * 2
         args = argparse.Namespace(
             student=names[0],
@@ -281,12 +331,13 @@ def run(
             out='out.py',
         )
         try:
-            result = distill_config.make(args, size)
+            with _unset_is_nan():
+                result = distill_config.make(args, size)
             # A teacher without a checkpoint is as its constructor leaves it, with memory that nobody
             # has written to (SSD). Some models (SAN) cannot begin without others' weights.
             with contextlib.suppress(AttributeError, OSError), distill_config.scope_of(result.cfg):
                 result.algorithm.teacher.init_weights()
-            _fill_unwritten(result.algorithm.student, result.algorithm.teacher)
+            _fill_unset(result.algorithm.student, result.algorithm.teacher)
             losses, size = distill_config.try_out(result)
         except TrialError as error:
             return dict(result='failed', reason=_short(error))
@@ -294,6 +345,8 @@ def run(
             kind = 'refused' if isinstance(error, ValueError) else 'failed'
             is_built = not re.search(r'cannot be (built|read)', str(error))
             kind = kind if is_built else 'failed'
+            if kind == 'failed' and re.search(NOT_HERE, str(error)):
+                kind = 'not here'
             return dict(result=kind, reason=_short(error))
     features = [
         [[f.source.text, f.shape[0], round(f.stride, 2)] for f in (of_student, of_teacher)]
@@ -309,18 +362,51 @@ def run(
     )
 
 
-def _fill_unwritten(*models: 'torch.nn.Module') -> None:  # noqa: F821 (imported when it is needed)
-    """Give small values to the parameters of models that only others' weights would have filled."""
+@contextlib.contextmanager
+def _unset_is_nan() -> Iterator[None]:
+    """Let parameters that a constructor leaves unset be NaN, and not what the memory had."""
     import torch
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def _fill_unset(*models: 'torch.nn.Module') -> None:  # noqa: F821 (imported when it is needed)
+    """Give values to what only others' weights would have set."""
+    import torch
+    from mmcv.cnn import ConvAWS2d
 
     for model in models:
         for value in (*model.parameters(), *model.buffers()):
-            if value.is_floating_point():
-                is_wild = ~value.data.isfinite() | (value.data.abs() > 1e4)
-                # memory that nobody has written to holds anything: tiny values, huge ones, NaN
-                is_tiny = (value.data.abs() < 1e-30) & (value.data != 0)
-                if is_wild.any() or is_tiny.any():
-                    torch.nn.init.normal_(value.data, std=0.02)
+            if value.is_floating_point() and value.data.isnan().any():
+                random = torch.randn_like(value.data) * 0.02
+                value.data.copy_(torch.where(value.data.isnan(), random, value.data))
+        for module in model.modules():
+            # takes its scale from weights that come without one
+            if isinstance(module, ConvAWS2d):
+                own = module.state_dict()
+                module.load_state_dict(
+                    {k: v for k, v in own.items() if k not in ('weight_gamma', 'weight_beta')},
+                    strict=False,
+                )
+
+
+def _make_text_encoder(folder: Path) -> None:
+    """Write a text encoder of BERT's width with two layers, random weights and a small vocabulary."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    letters = [chr(code) for code in range(ord('a'), ord('z') + 1)] + [*'0123456789']
+    words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', '?', 'object', *letters]
+    words += [f'##{letter}' for letter in letters]
+    folder.mkdir()
+    vocabulary = folder / 'vocab.txt'
+    vocabulary.write_text('\n'.join(words) + '\n')
+    BertTokenizerFast(str(vocabulary)).save_pretrained(folder)
+    config = BertConfig(vocab_size=len(words), num_hidden_layers=2)
+    BertModel(config).save_pretrained(folder)
 
 
 def _short(error: Exception) -> str:
@@ -406,8 +492,11 @@ def make_page(records: dict[str, dict]) -> str:
     text += (
         '## Families\n\nA family is a folder of published configs, data sets left out. One config of it '
         'is teacher and student at once.\n*Ran*: in both roles. *Refused*: no sound feature can be '
-        'chosen. *Failed*: it cannot be built here, or its\ntraining fails.\n\n'
-        '| | families | ran | refused | failed |\n|---|---|---|---|---|\n' + '\n'.join(lines) + '\n'
+        'chosen. *Not here*: it cannot be built or run on a CPU, or\nneeds packages or files that could '
+        'not be had. *Failed*: its training fails.\n\n'
+        '| | families | ran | refused | not here | failed |\n|---|---|---|---|---|---|\n'
+        + '\n'.join(lines)
+        + '\n'
     )
     for package, title in parts.items():
         text += (
@@ -418,7 +507,10 @@ def make_page(records: dict[str, dict]) -> str:
             if key.startswith(f'family {package} '):
                 loss = record.get('distilled', '')
                 name = stem(record['student'])
-                text += f'| {key.split()[2]} | {name} | {cells(record)} | {loss} |\n'
+                family = key.split()[2]
+                note = NOTES.get(f'{package}/{family}')
+                chosen = cells(record) + (f' ({note})' if note else '')
+                text += f'| {family} | {name} | {chosen} | {loss} |\n'
     text += '\n## Pairs of different models\n'
     for package, title in parts.items():
         text += (
@@ -432,7 +524,7 @@ def make_page(records: dict[str, dict]) -> str:
     return text
 
 
-RESULTS = ('ran', 'refused', 'failed')
+RESULTS = ('ran', 'refused', 'not here', 'failed')
 
 
 def main() -> None:
