@@ -203,6 +203,7 @@ def model(pair: str, role: str) -> dict:
 @functools.cache
 def chosen_pairs(pair: str, features: str) -> list[dict]:
     """Give the pairs of features that make_distill_config.py would write."""
+    from mmengine.config import ConfigDict
     from mmengine.registry import DefaultScope
     from mmseg.registry import MODELS
 
@@ -212,7 +213,7 @@ def chosen_pairs(pair: str, features: str) -> list[dict]:
     scope = 'mmseg' if pair == 'semantic' else 'mmdet'
     with DefaultScope.overwrite_default_scope(scope):
         found = [
-            find(MODELS.build(dict(model(pair, role), _scope_=scope)), role)
+            find(MODELS.build(ConfigDict(model(pair, role), _scope_=scope)), role)
             for role in ('student', 'teacher')
         ]
     pairs, _ = match_features(*found)
