@@ -62,6 +62,76 @@ def test_few_labels_detector(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
+def query_models(monkeypatch, tmp_path):
+    # few_labels.py sets these where they are not set, which is not for the tests that follow
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', os.environ.get('CUDA_VISIBLE_DEVICES', '0'))
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = importlib.import_module('query_models')
+    monkeypatch.setattr(module, 'MODELS', tmp_path)
+    return module
+
+
+@pytest.mark.usefixtures('mmdet')
+@pytest.mark.parametrize(
+    ('pair', 'features'),
+    [
+        ('semantic', ['decode_head.pixel_decoder[0]']),
+        ('instance', ['panoptic_head.pixel_decoder[0]']),
+        ('boxes', ['neck[0]', 'neck[1]', 'neck[2]']),
+    ],
+)
+def test_configs_of_query_models(query_models, pair, features, tmp_path):
+    tasks = [
+        query_models.Task(pair, method, 'auto', 400, unlabelled, 20, 1)
+        for method, unlabelled in (('teacher', 0), ('alone', 0), ('lad', 4000), ('cad', 4000))
+    ]
+    teacher, alone, lad, cad = (query_models.config(task, str(tmp_path)) for task in tasks)
+    assert lad.model.architecture == cad.model.architecture == alone.model
+    assert lad.model.teacher == cad.model.teacher == teacher.model
+    assert lad.model.teacher_ckpt == str(tmp_path / f'{pair}.pth')
+    assert lad.model.distiller.loss.type == 'LADLoss' and cad.model.distiller.loss.type == 'CADLoss'
+    assert [p.student for p in lad.model.distiller.pairs] == features
+    assert not alone.custom_hooks and lad.custom_hooks == cad.custom_hooks
+    assert lad.train_dataloader == cad.train_dataloader == alone.train_dataloader
+    # other scenes than those with labels, and than those of the backbone's training
+    if pair == 'semantic':
+        unlabelled = lad.custom_hooks[0].dataset
+        first, last = unlabelled.start, unlabelled.start + unlabelled.count
+        backbone = query_models.config(
+            query_models.Task('backbone', 'alone', 'auto', 4000, 0, 20, 0), str(tmp_path)
+        )
+        assert backbone.train_dataloader.dataset.start == last
+        assert backbone.model.type == 'EncoderDecoder'
+    else:
+        first = min(lad.custom_hooks[0].dataset.indices)
+        labelled = alone.train_dataloader.dataset.indices
+        assert len(set(labelled)) == 400 and max(labelled) < first
+    assert first == 4000
+
+
+def test_summary_of_query_models(query_models, tmp_path, monkeypatch, capsys):
+    out = tmp_path / 'queries.csv'
+    task = query_models.Task('boxes', 'alone', 'auto', 400, 0, 20, 0)
+    ways = [('alone', 0, (10, 12)), ('lad', 4000, (15, 18)), ('teacher', 0, (60,))]
+    rows = [
+        (*task._replace(method=method, unlabelled=unlabelled, seed=seed), value, 1)
+        for method, unlabelled, values in ways
+        for seed, value in enumerate(values)
+    ]
+    header = (*query_models.Task._fields, 'metric', 'seconds')
+    out.write_text('\n'.join(','.join(map(str, row)) for row in [header, *rows]) + '\n')
+    monkeypatch.setattr(sys, 'argv', ['query_models.py', '--summary', '--out', str(out)])
+    query_models.main()
+    printed = capsys.readouterr().out
+    assert (
+        '| DINO, boxes | LAD | auto | 400 | 20 | 2 | 16.5 ± 2.1 bbox AP | +5.5 ± 0.7 |' in printed
+    )
+    assert '| DINO, boxes | teacher |  | 400 | 20 | 1 | 60.0 bbox AP |  |' in printed
+    assert (tmp_path / 'queries_summary.md').read_text() in printed
+
+
+@pytest.fixture
 def evidence(monkeypatch):
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     monkeypatch.syspath_prepend(BENCHMARKS)
