@@ -26,10 +26,10 @@ from ..training import (
     set_amp,
 )
 from ..training.build_model import build_model
+from ..training.device_name import device_name
 from .benchmark_losses import BenchmarkError, check_losses
 from .benchmark_setting import (
     default_size,
-    device_name,
     find_checkpoint,
     forget_pretrained,
     make_batch,
