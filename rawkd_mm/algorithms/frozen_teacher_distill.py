@@ -114,8 +114,8 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
             ``teacher_speed`` finds, or False.
         teacher_compile (bool | dict, optional): Let ``torch.compile`` make graphs of the teacher, as
             large as the recorded modules allow; a dict holds its arguments. The first iteration takes a
-            minute or so longer, and so does the first of each further size of images, of which there may be
-            few: after eight the teacher runs without graphs. ``dict(dynamic=True)`` makes graphs for
+            minute or so longer, and so does the first of each further size of images, of which there may
+            be few: after eight the teacher runs without graphs. ``dict(dynamic=True)`` makes graphs for
             all sizes, of convolutional networks. Defaults to None: as ``teacher_speed`` finds if all
             images have one size, or False.
         teacher_trainable (bool): Must be False. Defaults to False.

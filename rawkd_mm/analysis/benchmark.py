@@ -122,12 +122,22 @@ class Benchmark:
         torch.manual_seed(0)
         config = copy.deepcopy(self.cfg.model)
         if name not in BASELINES:
+            config.teacher_speed = None
             for setting in name.split('+'):
                 config.update(SETTINGS[setting])
         if name in ('student', 'mmrazor'):
             config.update(
-                teacher_precision=None, teacher_channels_last=False, teacher_compile=False
+                teacher_speed=None,
+                teacher_precision=None,
+                teacher_channels_last=None,
+                teacher_compile=None,
             )
+        if config.get('teacher_speed') is not None:
+            # it tries graphs if the training is long enough
+            speed = config.teacher_speed
+            speed = dict(type=speed) if isinstance(speed, str) else dict(speed)
+            speed.setdefault('iterations', schedule(self.cfg)[0])
+            config.teacher_speed = speed
         model = MODELS.build(config)
         if name == 'student':
             student = build_model(config.architecture)
@@ -148,7 +158,10 @@ class Benchmark:
             make_batch(getattr(model, 'student', model), self.batch, self.size), training=True
         )
         clock = time.process_time if self.options.cpu_time else time.perf_counter
-        return TimedVariant(name, model, self.cfg.optim_wrapper, data, self.device, clock)
+        variant = TimedVariant(name, model, self.cfg.optim_wrapper, data, self.device, clock)
+        if variant.is_speed_open:
+            variant.step()  # finds the teacher's settings
+        return variant
 
     def measure_memory(self, name: str) -> dict:
         """Give the peak in MB of this process, or of its CUDA allocator in a later step.
@@ -204,7 +217,7 @@ class Benchmark:
                 losses[name] = variants[-1].losses_without_dropout()
                 progress.advance(task)
             progress.update(task, note='')
-            check_losses(losses, self.amp)
+            check_losses(losses, self.amp, {v.name: v.teacher_precision for v in variants})
             task = progress.add_task('rounds', total=rounds, note='')
             for i in range(rounds):
                 # another one begins each time
@@ -224,6 +237,7 @@ class Benchmark:
         floor = None
         if 'student' in medians and teachers:
             floor = medians['student'] + min(map(statistics.median, teachers.values()))
+        settings = {v.name: v.teacher_settings for v in variants}
         iterations, gpus = schedule(self.cfg)
         rows = []
         for name, median in medians.items():
@@ -238,6 +252,7 @@ class Benchmark:
                     ratio_to_floor=median / floor if floor else None,
                     peak_megabytes=memory[name],
                     losses=losses[name],
+                    teacher_settings=settings[name],
                     hours=iterations and median * iterations / 3600,
                 )
             )

@@ -89,6 +89,7 @@ def build_algorithm(cfg: Config, with_weights: bool) -> nn.Module:
     if 'data_preprocessor' in cfg:  # as the Runner does
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     remove_pretrained(model.architecture)
+    model.update(teacher_speed=None)  # one iteration on small images tells nothing about it
     if not with_weights:
         model.update(teacher_ckpt=None, allow_random_teacher=True, init_student=None)
     try:
