@@ -27,7 +27,7 @@ from ..training import (
 )
 from ..training.build_model import build_model
 from ..training.device_name import device_name
-from .benchmark_losses import BenchmarkError, check_losses
+from .benchmark_losses import TOLERANCES, BenchmarkError, check_losses
 from .benchmark_setting import (
     default_size,
     find_checkpoint,
@@ -39,6 +39,10 @@ from .benchmark_variants import BASELINES, SETTINGS
 from .mmrazor_counterpart import as_mmrazor, why_no_mmrazor
 from .progress import make_progress
 from .timed_variant import TimedVariant
+
+# teacher_speed's tolerance for a teacher of random weights: bfloat16 changes its gradient more than
+# that of a trained one, and takes the same time.
+RANDOM_TOLERANCE = TOLERANCES['bf16']
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,8 @@ class Benchmark:
             speed = config.teacher_speed
             speed = dict(type=speed) if isinstance(speed, str) else dict(speed)
             speed.setdefault('iterations', schedule(self.cfg)[0])
+            if config.teacher_ckpt is None:
+                speed.setdefault('tolerance', RANDOM_TOLERANCE)
             config.teacher_speed = speed
         model = MODELS.build(config)
         if name == 'student':
@@ -200,6 +206,11 @@ class Benchmark:
     def run(self, names) -> dict:
         """Measure everything; gives what --json writes."""
         names = self._possible(list(dict.fromkeys(names)))
+        if self.cfg.model.teacher_ckpt is None and 'auto' in names:
+            self.notes.append(
+                f'auto: low precision may change the gradient by {RANDOM_TOLERANCE:.0%}, because the '
+                'teacher is random; a training allows 2%'
+            )
         rounds = self.options.warmup + self.options.iters
         with make_progress() as progress:
             task = progress.add_task('memory', total=len(names), note='')
