@@ -8,7 +8,10 @@ import copy
 import gc
 import json
 import logging
+import os
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -42,6 +45,7 @@ from rawkd_mm.teachers import (
     speed_search,
 )
 
+TESTS = Path(__file__).resolve().parents[1]
 LOW = SpeedSettings('bf16', True)
 LAST = SpeedSettings(None, True)
 # Any change of the gradient will do; the training is so long that time does not matter. Graphs take
@@ -636,3 +640,29 @@ def test_options():
     assert SpeedOptions.parse('auto') == SpeedOptions.parse(dict(type='auto')) == SpeedOptions()
     assert SpeedOptions.parse(dict(type='auto', tolerance=0)).tolerance == 0
     assert SpeedOptions.parse(None) is None
+
+
+NO_BF16 = """
+import torch
+from helpers import distill, images, pspnet, samples
+algorithm = distill(
+    teacher=pspnet(32, 64), teacher_compile=False,
+    teacher_speed=dict(type='auto', tolerance=1.0, iterations=10**7))
+algorithm.train()(images(size=160), samples(size=160), mode='loss')
+print('chosen', algorithm.frozen_teacher.compute.settings.precision)
+"""
+
+
+def test_a_processor_without_bfloat16():
+    """oneDNN computes as on such a processor; the teacher itself does not sleep here."""
+    paths = os.pathsep.join(map(str, (TESTS.parent, TESTS)))
+    environment = dict(os.environ, PYTHONPATH=paths, OMP_NUM_THREADS='1')
+    done = subprocess.run(
+        [sys.executable, '-c', NO_BF16],
+        env={**environment, 'ONEDNN_MAX_CPU_ISA': 'AVX512_CORE'},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'chosen None' in done.stdout
