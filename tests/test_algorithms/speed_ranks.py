@@ -28,7 +28,7 @@ def main(folder):
         ran=len(ran),
         log=' '.join(path.read_text() for path in work_dir.rglob('*.log')),
         file=(work_dir / 'teacher_speed.json').is_file(),
-        state=algorithm.state_dict(),
+        state=algorithm.state_dict()['distiller.teacher_speed'],
     )
     torch.save(found, Path(folder) / f'rank{RANK}.pth')
     leave_processes()
