@@ -352,6 +352,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
             if is_speed_open:
                 del teacher
                 self._find_speed(batch_inputs, data_samples, student, iteration)
+                self._teacher_razor.clear()
                 with separate_random_numbers(2 * iteration, batch_inputs.device):
                     teacher = self.frozen_teacher.extract_features(batch_inputs, data_samples)
             with separate_random_numbers(2 * iteration + 1, batch_inputs.device):
