@@ -272,6 +272,18 @@ def test_the_step_is_that_of_the_settings_that_were_given(amp):
     assert not any(module.training for module in auto.teacher.modules())
 
 
+def test_all_settings_see_the_same_random_numbers():
+    """Else a loss that draws would change with them, and all would be refused."""
+    algorithm = distill(
+        distiller=feature_distiller(**MASKED),
+        teacher_speed=dict(type='auto', tolerance=0, iterations=10**7),
+        teacher_compile=False,
+    )
+    slow(algorithm)
+    step(algorithm)
+    assert settings(algorithm) == LAST
+
+
 def test_the_memory_comes_back():
     algorithm = distill(teacher=pspnet(8, 24), **ANY)
     slow(algorithm)
