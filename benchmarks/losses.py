@@ -178,7 +178,7 @@ def measure_shape(shape: str, device, iters: int):
     """Yield a row for each method."""
     import torch
 
-    from rawkd_mm.analysis.benchmark_setting import device_name
+    from rawkd_mm.training.device_name import device_name
 
     channels, sizes = SHAPES[shape]
     torch.manual_seed(0)

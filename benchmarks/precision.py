@@ -94,10 +94,11 @@ def compare(args, cfg, name: str):
     import torch
     from mmengine.registry import MODELS, init_default_scope
 
-    from rawkd_mm.analysis.benchmark_setting import device_name, make_batch
+    from rawkd_mm.analysis.benchmark_setting import make_batch
     from rawkd_mm.training import replace_sync_batchnorm
     from rawkd_mm.training.build_model import build_model
     from rawkd_mm.training.checkpoint_loading import load_checkpoint
+    from rawkd_mm.training.device_name import device_name
 
     init_default_scope(cfg.default_scope)
     cfg.model.update(teacher_ckpt=args.teacher, allow_random_teacher=True, init_student=None)

@@ -22,6 +22,7 @@ LONGEST = (
     'tests/test_tools/test_rawkd_command.py',
     'tests/test_configs_coco.py', 'tests/test_tools/test_make_distill_config.py',
     'tests/test_algorithms/test_teacher_speed.py', 'tests/test_tools/test_detector.py',
+    'tests/test_algorithms/test_teacher_speed_search.py',
     'tests/test_tools/test_unlabelled.py', 'tests/test_teachers/test_external_in_tools.py',
     'tests/test_tools/test_external_teachers_end_to_end.py',
     'tests/test_hooks/test_unlabelled_images_hook.py',

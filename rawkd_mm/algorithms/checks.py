@@ -6,10 +6,10 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 
 from ..features.mmrazor_adapter import RazorSide
-from ..teachers import ExternalTeacher
+from ..teachers import ExternalTeacher, SpeedOptions
 from ..training.build_model import number_of_classes
 
-__all__ = ['check_compile', 'check_input', 'check_teacher', 'warn_of_classes']
+__all__ = ['check_compile', 'check_input', 'check_speed', 'check_teacher', 'warn_of_classes']
 
 
 def check_teacher(
@@ -71,6 +71,25 @@ def check_compile(graphs: bool | dict, razor: RazorSide) -> None:
             'teacher_compile needs recorders of the outputs or inputs of modules: what methods '
             'and functions return cannot be recorded from within a graph. Record modules, or '
             'set teacher_compile=False.'
+        )
+
+
+def check_speed(options: SpeedOptions | None, razor: RazorSide) -> None:
+    """Refuse to look for settings where the teacher cannot run again for the same student.
+
+    Args:
+        options (SpeedOptions | None): ``teacher_speed``.
+        razor (RazorSide): MMRazor's recorders of the teacher.
+
+    Raises:
+        ValueError: If something else than modules is recorded, or anything is delivered.
+    """
+    if options is not None and razor.needs_whole_forward:
+        raise ValueError(
+            'teacher_speed needs recorders of the outputs or inputs of modules: with recorders of '
+            'methods and functions, and with deliveries, the teacher cannot run again for the same '
+            'student. Record modules, or leave out teacher_speed and set teacher_precision and '
+            'teacher_channels_last by hand.'
         )
 
 

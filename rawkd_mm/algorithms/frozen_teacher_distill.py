@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from mmengine.dist import is_main_process
 from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
@@ -29,19 +30,33 @@ from ..registry import MODELS, check_type, register_model
 from ..teachers import (
     FrozenTeacher,
     LoadedWeights,
+    SpeedOptions,
+    SpeedSettings,
     TeacherCompute,
     TeacherInput,
     build_teacher,
+    list_candidates,
     load_teacher,
+    search_speed,
 )
 from ..teachers.speed import check_settings
 from ..training.checkpoint_names import to_algorithm_names, to_student_names
 from ..training.random_numbers import separate_random_numbers
-from .checks import check_compile, check_input, check_teacher, warn_of_classes
+from .checks import check_compile, check_input, check_speed, check_teacher, warn_of_classes
 from .inheriting import check_init_student, inherited_names
 from .running_statistics import kept_statistics
 from .student import build_student
 from .student_attributes import StudentAttributes
+from .teacher_speed import (
+    STATE,
+    agree,
+    choice_to_state,
+    loss_gradient,
+    report,
+    state_to_choice,
+    training_length,
+    warn_of_another_device,
+)
 from .without_labels import check_labels, freeze_what_does_not_learn, refuse_whole_forward
 
 # Tells the random numbers of unlabelled images apart from those of labelled ones.
@@ -85,17 +100,24 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         teacher_input (dict, optional): At which size the teacher sees the images: ``dict(scale=1.5)``,
             ``dict(size=512, divisor=16)``, see :class:`rawkd_mm.teachers.TeacherInput`. Defaults to
             None, that of the student, made a multiple of the patches of a teacher from another library.
+        teacher_speed ('auto' | dict, optional): Find the fastest precision, memory format and graphs for
+            the teacher that change the gradient of the losses by 2 % at most: they are measured at the
+            first training step, on its batch. ``dict(type='auto', tolerance=0.02)`` sets options, see
+            :class:`rawkd_mm.teachers.SpeedOptions`; a tolerance of 0 is for float32 only. The next three
+            arguments win where they are given. Defaults to None, nothing is looked for.
         teacher_precision ('fp32' | 'bf16' | 'fp16' | None): What the teacher computes in, and what
             its weights are stored in. Outside of autocast the losses get its features in float32
             all the same. None is what the student computes in: mixed precision where the optimizer
             wrapper turns it on, else float32. Defaults to None.
-        teacher_channels_last (bool): Let the teacher compute with the channels as the last dimension
-            in memory, which is faster in low precision. Defaults to False.
-        teacher_compile (bool | dict): Let ``torch.compile`` make graphs of the teacher, as large as
-            the recorded modules allow; a dict holds its arguments. The first iteration takes a minute
-            or so longer, and so does the first of each further size of images, of which there may be
-            few: after eight the teacher runs without graphs. ``dict(dynamic=True)`` makes graphs for
-            all sizes, of convolutional networks. Defaults to False.
+        teacher_channels_last (bool, optional): Let the teacher compute with the channels as the last
+            dimension in memory, which is faster in low precision. Defaults to None: as
+            ``teacher_speed`` finds, or False.
+        teacher_compile (bool | dict, optional): Let ``torch.compile`` make graphs of the teacher, as
+            large as the recorded modules allow; a dict holds its arguments. The first iteration takes a
+            minute or so longer, and so does the first of each further size of images, of which there may
+            be few: after eight the teacher runs without graphs. ``dict(dynamic=True)`` makes graphs for
+            all sizes, of convolutional networks. Defaults to None: as ``teacher_speed`` finds if all
+            images have one size, or False.
         teacher_trainable (bool): Must be False. Defaults to False.
         teacher_norm_eval (bool): Must be True. Defaults to True.
         student_trainable (bool): Whether the student learns. Defaults to True.
@@ -121,7 +143,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
             be computed from the student's, or if it should be trained; if the student cannot
             inherit what it should; if the precision is unknown or the teacher cannot be compiled;
             if there is no such distiller.
-        TypeError: If ``init_student`` or ``teacher_compile`` is of another type.
+        TypeError: If ``init_student``, ``teacher_speed`` or ``teacher_compile`` is of another type.
 
     Warns:
         In the log, if the two models have another number of classes.
@@ -136,9 +158,10 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         allow_random_teacher: bool = False,
         init_student: Sequence[str] | None = None,
         teacher_input: dict | None = None,
+        teacher_speed: str | dict | None = None,
         teacher_precision: str | None = None,
-        teacher_channels_last: bool = False,
-        teacher_compile: bool | dict = False,
+        teacher_channels_last: bool | None = None,
+        teacher_compile: bool | dict | None = None,
         teacher_trainable: bool = False,
         teacher_norm_eval: bool = True,
         student_trainable: bool = True,
@@ -150,7 +173,8 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
     ) -> None:
         check_teacher(teacher_trainable, teacher_norm_eval, teacher_ckpt, allow_random_teacher)
         check_init_student(init_student, teacher_ckpt)
-        check_settings(teacher_precision, teacher_compile)
+        speed = SpeedOptions.parse(teacher_speed)
+        check_settings(teacher_precision, False if teacher_compile is None else teacher_compile)
         check_type(distiller, 'distiller')
 
         # Teacher and distiller must not change the random numbers that the student draws.
@@ -183,16 +207,21 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         self._student_capture = student_run.capture
         self._student_razor = RazorSide(self.distiller, 'student')
         self._teacher_razor = RazorSide(self.distiller, 'teacher')
-        check_compile(teacher_compile, self._teacher_razor)
+        check_compile(teacher_compile or False, self._teacher_razor)
+        check_speed(speed, self._teacher_razor)
         check_input(teacher_input, self._teacher_razor)
+        graphs = False if speed is not None or teacher_compile is None else teacher_compile
         compute = TeacherCompute(
             teacher_model,
-            teacher_precision,
-            teacher_channels_last,
-            teacher_compile,
+            SpeedSettings(teacher_precision, bool(teacher_channels_last), graphs),
             sources=teacher_run.capture.hooked | self._teacher_razor.modules,
             kept=self._teacher_razor.parameters,
         )
+        compute.is_open = speed is not None
+        self._speed = speed
+        self._given_speed = (teacher_precision, teacher_channels_last, teacher_compile)
+        if speed is not None:
+            self.distiller.register_buffer(STATE, choice_to_state(None))
         # It is no submodule: a runner would put it into DDP, the optimizer, EMA and checkpoints.
         self._frozen_teacher = FrozenTeacher(
             teacher_model,
@@ -310,6 +339,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
             return self._keep_connectors(losses)
         # The message hub has the number of the iteration, in a resumed training too.
         iteration = MessageHub.get_current_instance().get_info('iter', 0)
+        is_speed_open = self._is_speed_open(iteration, batch_inputs.device)
         with self._razor_released():
             with separate_random_numbers(2 * iteration, batch_inputs.device):
                 teacher = self.frozen_teacher.extract_features(batch_inputs, data_samples)
@@ -319,6 +349,12 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
                 student = self._student_capture.features(recording, 'student')
             else:
                 losses, student = {}, self._student_features(batch_inputs, data_samples)
+            if is_speed_open:
+                del teacher
+                self._find_speed(batch_inputs, data_samples, student, iteration)
+                self._teacher_razor.clear()
+                with separate_random_numbers(2 * iteration, batch_inputs.device):
+                    teacher = self.frozen_teacher.extract_features(batch_inputs, data_samples)
             with separate_random_numbers(2 * iteration + 1, batch_inputs.device):
                 comparison = self._compare(student, teacher, data_samples)
         if unlabelled is None:
@@ -330,6 +366,80 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
             losses.update(add_prefix(_weighted(more, 1 - share), 'distill_unlabelled'))
         self.distiller.last_comparison = comparison.detach()
         return losses
+
+    def _is_speed_open(self, iteration: int, device: torch.device) -> bool:
+        """Whether this step has to find the teacher's settings; takes those of a checkpoint."""
+        compute = self.frozen_teacher.compute
+        if not (compute.is_open and self.training and torch.is_grad_enabled()):
+            return False
+        state = getattr(self.distiller, STATE)
+        choice = state_to_choice(state)
+        # A training that begins with the weights of another one (load_from) is a new one.
+        is_new = iteration == 0 and training_length(iteration) is not None
+        if choice is None or is_new:
+            return True
+        warn_of_another_device(state, device)
+        given = zip(self._given_speed, choice)
+        choice = SpeedSettings(*(found if own is None else own for own, found in given))
+        compute.apply(choice)
+        compute.is_open = False
+        print_log(f'teacher_speed: {choice.text}, as before this training was resumed', 'current')
+        return False
+
+    def _find_speed(
+        self,
+        batch_inputs: Tensor,
+        data_samples: list[BaseDataElement] | None,
+        student: dict[FeatureSource, Tensor],
+        iteration: int,
+    ) -> None:
+        """Put the teacher into the fastest settings; those that the first process finds."""
+        compute, device = self.frozen_teacher.compute, batch_inputs.device
+        precision, channels_last, graphs = self._given_speed
+        chosen = None
+        if is_main_process():
+            candidates = list_candidates(precision, channels_last, self._speed.tolerance)
+            compiled = []
+            if graphs is None and self._has_one_size():
+                # the faster layout once passes over memory are merged
+                layout = channels_last is not False
+                precisions = dict.fromkeys(candidate.precision for candidate in candidates)
+                compiled = [SpeedSettings(p, layout, True) for p in precisions]
+
+            def compare(student: dict, teacher: dict) -> dict[str, Tensor]:
+                return self._compare(student, teacher, data_samples).losses
+
+            options = self._speed
+            if options.iterations is None:
+                options = options._replace(iterations=training_length(iteration))
+            gradient = loss_gradient(
+                compare, student, self._student_razor, self.distiller, device, 2 * iteration + 1
+            )
+            with separate_random_numbers(2 * iteration, device):
+                result = search_speed(
+                    self.frozen_teacher,
+                    (batch_inputs, data_samples),
+                    candidates,
+                    gradient,
+                    options,
+                    compiled,
+                    self._teacher_razor.clear,
+                )
+            report(result)
+            chosen = result.chosen
+        chosen, name = agree(chosen, device)
+        if graphs is not None:
+            chosen = chosen._replace(graphs=graphs)
+        if compute.settings != chosen:
+            compute.apply(chosen)
+        compute.is_open = False
+        getattr(self.distiller, STATE).copy_(choice_to_state(chosen, name))
+
+    def _has_one_size(self) -> bool:
+        """Whether the teacher sees images of one size only: each further one needs graphs of its own."""
+        size = self.frozen_teacher.input_size.size
+        fixed = getattr(self.data_preprocessor, 'size', None)
+        return fixed is not None or isinstance(size, Sequence)
 
     def check_unlabelled(self) -> None:
         """See whether images without labels can be distilled here.
@@ -472,14 +582,21 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         """Understand the student's own names as well as MMRazor's; skip a teacher."""
         to_algorithm_names(state_dict, prefix)
         self._keep_absent_connectors(state_dict, prefix)
+        speed = f'{prefix}distiller.{STATE}'
+        if self._speed is None:
+            state_dict.pop(speed, None)
+        else:
+            state_dict.setdefault(speed, getattr(self.distiller, STATE))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _keep_absent_connectors(self, state_dict: dict, prefix: str) -> None:
         """Report no missing connectors when a plain student's checkpoint is loaded."""
         own_prefix = f'{prefix}distiller.'
-        if any(key.startswith(own_prefix) for key in state_dict):
+        speed = own_prefix + STATE
+        if any(key.startswith(own_prefix) and key != speed for key in state_dict):
             return
         kept = self.distiller.state_dict(prefix=own_prefix)
+        kept.pop(speed, None)
         state_dict.update(kept)
         if kept:
             print_log(

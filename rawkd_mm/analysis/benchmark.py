@@ -26,10 +26,10 @@ from ..training import (
     set_amp,
 )
 from ..training.build_model import build_model
-from .benchmark_losses import BenchmarkError, check_losses
+from ..training.device_name import device_name
+from .benchmark_losses import TOLERANCES, BenchmarkError, check_losses
 from .benchmark_setting import (
     default_size,
-    device_name,
     find_checkpoint,
     forget_pretrained,
     make_batch,
@@ -39,6 +39,10 @@ from .benchmark_variants import BASELINES, SETTINGS
 from .mmrazor_counterpart import as_mmrazor, why_no_mmrazor
 from .progress import make_progress
 from .timed_variant import TimedVariant
+
+# teacher_speed's tolerance for a teacher of random weights: bfloat16 changes its gradient more than
+# that of a trained one, and takes the same time.
+RANDOM_TOLERANCE = TOLERANCES['bf16']
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,24 @@ class Benchmark:
         torch.manual_seed(0)
         config = copy.deepcopy(self.cfg.model)
         if name not in BASELINES:
+            config.teacher_speed = None
             for setting in name.split('+'):
                 config.update(SETTINGS[setting])
         if name in ('student', 'mmrazor'):
             config.update(
-                teacher_precision=None, teacher_channels_last=False, teacher_compile=False
+                teacher_speed=None,
+                teacher_precision=None,
+                teacher_channels_last=None,
+                teacher_compile=None,
             )
+        if config.get('teacher_speed') is not None:
+            # it tries graphs if the training is long enough
+            speed = config.teacher_speed
+            speed = dict(type=speed) if isinstance(speed, str) else dict(speed)
+            speed.setdefault('iterations', schedule(self.cfg)[0])
+            if config.teacher_ckpt is None:
+                speed.setdefault('tolerance', RANDOM_TOLERANCE)
+            config.teacher_speed = speed
         model = MODELS.build(config)
         if name == 'student':
             student = build_model(config.architecture)
@@ -148,7 +164,10 @@ class Benchmark:
             make_batch(getattr(model, 'student', model), self.batch, self.size), training=True
         )
         clock = time.process_time if self.options.cpu_time else time.perf_counter
-        return TimedVariant(name, model, self.cfg.optim_wrapper, data, self.device, clock)
+        variant = TimedVariant(name, model, self.cfg.optim_wrapper, data, self.device, clock)
+        if variant.is_speed_open:
+            variant.step()  # finds the teacher's settings
+        return variant
 
     def measure_memory(self, name: str) -> dict:
         """Give the peak in MB of this process, or of its CUDA allocator in a later step.
@@ -187,6 +206,11 @@ class Benchmark:
     def run(self, names) -> dict:
         """Measure everything; gives what --json writes."""
         names = self._possible(list(dict.fromkeys(names)))
+        if self.cfg.model.teacher_ckpt is None and 'auto' in names:
+            self.notes.append(
+                f'auto: low precision may change the gradient by {RANDOM_TOLERANCE:.0%}, because the '
+                'teacher is random; a training allows 2%'
+            )
         rounds = self.options.warmup + self.options.iters
         with make_progress() as progress:
             task = progress.add_task('memory', total=len(names), note='')
@@ -204,7 +228,7 @@ class Benchmark:
                 losses[name] = variants[-1].losses_without_dropout()
                 progress.advance(task)
             progress.update(task, note='')
-            check_losses(losses, self.amp)
+            check_losses(losses, self.amp, {v.name: v.teacher_precision for v in variants})
             task = progress.add_task('rounds', total=rounds, note='')
             for i in range(rounds):
                 # another one begins each time
@@ -224,6 +248,7 @@ class Benchmark:
         floor = None
         if 'student' in medians and teachers:
             floor = medians['student'] + min(map(statistics.median, teachers.values()))
+        settings = {v.name: v.teacher_settings for v in variants}
         iterations, gpus = schedule(self.cfg)
         rows = []
         for name, median in medians.items():
@@ -238,6 +263,7 @@ class Benchmark:
                     ratio_to_floor=median / floor if floor else None,
                     peak_megabytes=memory[name],
                     losses=losses[name],
+                    teacher_settings=settings[name],
                     hours=iterations and median * iterations / 3600,
                 )
             )

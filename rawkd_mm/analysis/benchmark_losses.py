@@ -22,21 +22,24 @@ def precision_of(name: str, amp: bool) -> str:
     return low[0] if low else 'bf16' if amp else 'fp32'
 
 
-def check_losses(losses: dict, amp: bool) -> None:
+def check_losses(losses: dict, amp: bool, found: dict | None = None) -> None:
     """Compare every variant's losses with those of the first that has them.
 
     Args:
         losses (dict): Variant -> {name: value}.
         amp (bool): Whether the student trains in mixed precision.
+        found (dict, optional): Variant -> the teacher's precision, where ``teacher_speed`` and not the
+            variant's name tells it. Defaults to None.
 
     Raises:
         BenchmarkError: If they differ by more than the precision explains.
     """
     expected: dict = {}
+    precisions = {name: precision_of(f'{name}+{(found or {}).get(name)}', amp) for name in losses}
     for name, values in losses.items():
         for key, value in values.items():
             first, wanted = expected.setdefault(key, (name, value))
-            tolerance = max(TOLERANCES[precision_of(n, amp)] for n in (name, first))
+            tolerance = max(TOLERANCES[precisions[n]] for n in (name, first))
             # NaN must not pass
             if not abs(value - wanted) <= tolerance * max(abs(wanted), 0.1):
                 raise BenchmarkError(

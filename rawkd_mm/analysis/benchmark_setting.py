@@ -2,8 +2,6 @@
 
 import math
 import os
-import platform
-from pathlib import Path
 
 import torch
 
@@ -88,22 +86,3 @@ def schedule(cfg) -> tuple[int | None, int | None]:
     if 'train2017' in str(cfg.train_dataloader):
         return cfg.train_cfg.max_epochs * math.ceil(COCO_IMAGES / total), total // batch
     return None, total // batch
-
-
-def device_name(device) -> str:
-    """Give what a device is called.
-
-    Args:
-        device (torch.device): A GPU or the CPU.
-
-    Returns:
-        str: Such as 'NVIDIA A100' or 'Intel Xeon, 8 cores'.
-    """
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        model = next(line.partition(':')[2].strip() for line in lines if 'model name' in line)
-    except (OSError, StopIteration):
-        model = platform.processor() or 'CPU'
-    return f'{model}, {os.cpu_count()} cores'

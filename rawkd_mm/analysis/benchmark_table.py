@@ -22,6 +22,11 @@ def table(result: dict) -> str:
         f'{"mixed precision" if result["student_amp"] else "float32"}',
         f'{result["device"]}; {versions}',
         *result['notes'],
+        *(
+            f'{row["variant"]}: the teacher runs {row["teacher_settings"]}'
+            for row in result['variants']
+            if 'auto' in row['variant']
+        ),
         '',
         '| variant | s/step | +- | teacher s | / MMRazor | / floor | peak MB | distill. loss | hours |',
         '|---|---|---|---|---|---|---|---|---|',

@@ -26,6 +26,24 @@ class TimedVariant:
         for group in self.optim_wrapper.param_groups:
             group['lr'] = 0.0
 
+    @property
+    def is_speed_open(self) -> bool:
+        """Whether the next step looks for the teacher's settings (``teacher_speed``)."""
+        frozen = getattr(self.model, 'frozen_teacher', None)
+        return frozen is not None and frozen.compute.is_open
+
+    @property
+    def teacher_precision(self) -> str | None:
+        """What the teacher computes in; None of the student's own, and without a frozen teacher."""
+        frozen = getattr(self.model, 'frozen_teacher', None)
+        return None if frozen is None else frozen.compute.settings.precision
+
+    @property
+    def teacher_settings(self) -> str | None:
+        """What the teacher computes in, in words; None without a frozen teacher."""
+        frozen = getattr(self.model, 'frozen_teacher', None)
+        return None if frozen is None else frozen.compute.settings.text
+
     def step(self) -> None:
         """Make what MMEngine's train_step makes, with images that are prepared already."""
         with self.optim_wrapper.optim_context(self.model):

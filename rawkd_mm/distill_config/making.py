@@ -93,6 +93,7 @@ def build_algorithm(cfg: Config, with_weights: bool) -> nn.Module:
         model.teacher = resolve_model(model.teacher)
         remove_pretrained(model.teacher)  # its checkpoint has all of it
     use_torch_sync_batchnorm(model)
+    model.update(teacher_speed=None)  # one iteration on small images tells nothing about it
     if not with_weights:
         model.update(teacher_ckpt=None, allow_random_teacher=True, init_student=None)
     try:

@@ -115,6 +115,7 @@ def make_model(
         architecture=architecture,
         teacher=teacher,
         teacher_ckpt=args.teacher_ckpt,
+        teacher_speed='auto',
     )
     if inherited:
         model['init_student'] = inherited

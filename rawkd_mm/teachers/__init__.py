@@ -6,7 +6,8 @@ from .feature_summary import FeatureSummary, ImageSummary, participation_ratio
 from .frozen_teacher import FrozenTeacher, build_teacher
 from .images import make_renormalize
 from .input_size import TeacherInput
-from .speed import PRECISIONS, TeacherCompute
+from .speed import PRECISIONS, SpeedSettings, TeacherCompute
+from .speed_search import SpeedOptions, SpeedResult, SpeedRow, list_candidates, search_speed
 from .untrained import initial_vectors, shuffled_weights
 from .weights import LoadedWeights, load_teacher
 
@@ -17,14 +18,20 @@ __all__ = [
     'FrozenTeacher',
     'ImageSummary',
     'LoadedWeights',
+    'SpeedOptions',
+    'SpeedResult',
+    'SpeedRow',
+    'SpeedSettings',
     'TeacherCompute',
     'TeacherInput',
     'build_teacher',
     'external',
     'initial_vectors',
+    'list_candidates',
     'load_teacher',
     'make_renormalize',
     'participation_ratio',
+    'search_speed',
     'shuffled_weights',
     'teacher_from_name',
 ]

@@ -49,6 +49,7 @@ class FrozenTeacher:
         is_borrowed (bool): Whether the model belongs to the object that this is a copy of.
         renormalize (Renormalize | None): Makes the teacher's images from the student's.
         input_size (TeacherInput): At which size it sees them.
+        compute (TeacherCompute): What it computes in; copies share it, as they share the model.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class FrozenTeacher:
         self.classes = classes
         self.in_use = in_use
         self._capture = capture
-        self._compute = compute
+        self.compute = compute
         self._razor = razor
         self.input_size = input_size
 
@@ -103,7 +104,7 @@ class FrozenTeacher:
     @property
     def dtype(self) -> torch.dtype:
         """The type of the images that the model takes."""
-        if self._compute.precision in ('bf16', 'fp16'):  # autocast converts them
+        if self.compute.settings.precision in ('bf16', 'fp16'):  # autocast converts them
             return torch.float32
         return next(self.model.parameters()).dtype
 
@@ -133,14 +134,14 @@ class FrozenTeacher:
         device_type = images.device.type
         with (
             self._razor.record(self.model, self.is_borrowed),
-            self._compute.autocast(device_type),
+            self.compute.autocast(device_type),
         ):
             if self._razor.needs_whole_forward:
                 with self._capture.record(self.model) as recording:
                     self.model(images, data_samples, mode='loss')
                 features = self._capture.features(recording, 'teacher')
             else:
-                with self._compute.graphs():
+                with self.compute.graphs():
                     features = run_to_last_feature(
                         self.model, images, data_samples, self._capture, self._razor
                     )
@@ -148,7 +149,7 @@ class FrozenTeacher:
             source: self.input_size.crop(feature, source.text, inputs.shape[2:])
             for source, feature in features.items()
         }
-        if not self._compute.changes_features and student_dtype == images.dtype:
+        if not self.compute.changes_features and student_dtype == images.dtype:
             return features
 
         def convert(feature: Tensor) -> Tensor:
@@ -162,7 +163,7 @@ class FrozenTeacher:
         if self.renormalize is not None:
             inputs = self.renormalize(inputs, data_samples)
         inputs = self.input_size.apply(inputs, data_samples)
-        if self._compute.channels_last:
+        if self.compute.settings.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return inputs.to(self.dtype)
 
@@ -194,5 +195,5 @@ class FrozenTeacher:
         inputs, data_samples = data['inputs'], data.get('data_samples')
         if self.renormalize is not None:
             inputs = self.renormalize(inputs, data_samples)
-        with self._compute.autocast(inputs.device.type):
+        with self.compute.autocast(inputs.device.type):
             return self.model(inputs, data_samples, mode='predict')

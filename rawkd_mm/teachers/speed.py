@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from ..compat import autocast_dtype, begin_graph_step
 from .external import ExternalTeacher
 
-__all__ = ['PRECISIONS', 'TeacherCompute', 'check_settings']
+__all__ = ['PRECISIONS', 'SpeedSettings', 'TeacherCompute', 'check_settings']
 
 # What teacher_precision may be, and the type that convolutions and linear layers then compute in.
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -23,6 +23,9 @@ _CONVERTED_FORWARDS = tuple(
     kind.forward
     for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 )
+
+# Methods in whose place graphs come.
+_REPLACED = ('forward', 'forward_maps')
 
 
 def _keep_operators(model: nn.Module) -> set[nn.Module]:
@@ -56,7 +59,7 @@ def check_settings(precision: object, graphs: object) -> None:
     """Check the settings before anything is built.
 
     Args:
-        precision (object): Of :class:`TeacherCompute`.
+        precision (object): Of :class:`SpeedSettings`.
         graphs (object): Likewise.
 
     Raises:
@@ -75,6 +78,29 @@ def check_settings(precision: object, graphs: object) -> None:
         )
 
 
+class SpeedSettings(NamedTuple):
+    """What a teacher computes in.
+
+    Attributes:
+        precision (str | None): A key of ``PRECISIONS``; None for what the student computes in.
+        channels_last (bool): Whether the channels of maps and weights are their last dimension in
+            memory.
+        graphs (bool | dict): Whether ``torch.compile`` makes graphs of the modules that run; a dict
+            holds its arguments.
+    """
+
+    precision: str | None = None
+    channels_last: bool = False
+    graphs: bool | dict = False
+
+    @property
+    def text(self) -> str:
+        """The settings in words, for logs."""
+        words = [self.precision or '', 'channels last' if self.channels_last else '']
+        words.append('compiled' if self.graphs is not False else '')
+        return ', '.join(filter(None, words)) or 'as it comes'
+
+
 class TeacherCompute:
     """Makes a teacher compute in a precision, a memory format and graphs.
 
@@ -84,13 +110,13 @@ class TeacherCompute:
 
     Args:
         model (nn.Module): The teacher, with its weights; changed.
-        precision (str | None): A key of ``PRECISIONS``; None for what the student computes in.
-        channels_last (bool): Whether the channels of maps and weights are their last dimension in
-            memory.
-        graphs (bool | dict): Whether ``torch.compile`` makes graphs of the modules that run; a dict
-            holds its arguments.
+        settings (SpeedSettings): What it computes in.
         sources (set[str]): Paths of the modules that features are taken from.
         kept (set[str]): Names of parameters that keep their type.
+
+    Attributes:
+        settings (SpeedSettings): What it computes in now.
+        is_open (bool): Whether better settings are still to be found.
 
     Raises:
         ValueError: If there is no such precision.
@@ -98,32 +124,69 @@ class TeacherCompute:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        precision: str | None,
-        channels_last: bool,
-        graphs: bool | dict,
-        sources: set[str],
-        kept: set[str],
+        self, model: nn.Module, settings: SpeedSettings, sources: set[str], kept: set[str]
     ) -> None:
-        check_settings(precision, graphs)
-        self.precision = precision
-        self.channels_last = channels_last
+        self._model = model
+        self._sources = sources
+        self._kept = kept
         self._use_graphs = False
-        self._is_compiled = graphs is not False
-        operators = _keep_operators(model)
+        self._operators = _keep_operators(model)
+        self.settings = SpeedSettings()
+        self.is_open = False
+        self.apply(settings)
+
+    def apply(self, settings: SpeedSettings) -> None:
+        """Make the model, which is as it was loaded, compute in other settings.
+
+        Args:
+            settings (SpeedSettings): The new ones. Weights that were converted do not come back by
+                themselves: see :meth:`remember`.
+
+        Raises:
+            ValueError: If there is no such precision.
+            TypeError: If ``graphs`` is neither a bool nor a dict.
+        """
+        precision, channels_last, graphs = settings
+        check_settings(precision, graphs)
+        self.settings = settings
         if precision in ('bf16', 'fp16'):
-            for name, module in model.named_modules():
-                if type(module).forward in _CONVERTED_FORWARDS and module not in operators:
+            for name, module in self._model.named_modules():
+                if type(module).forward in _CONVERTED_FORWARDS and module not in self._operators:
                     for key, value in module.named_parameters(prefix=name, recurse=False):
-                        if key not in kept:
+                        if key not in self._kept:
                             value.data = value.data.to(PRECISIONS[precision])
         if channels_last:
-            model.to(memory_format=torch.channels_last)
-            for module in operators:
+            self._model.to(memory_format=torch.channels_last)
+            for module in self._operators:
                 module.to(memory_format=torch.contiguous_format)
-        if self._is_compiled:
-            self._compile(model, sources, {} if graphs is True else graphs)
+        if graphs is not False:
+            self._compile(self._model, self._sources, {} if graphs is True else graphs)
+
+    def remember(self) -> Callable[[], None]:
+        """Note how the model is now.
+
+        Returns:
+            Callable: Brings it back, as often as it is called. It keeps the weights of now in memory.
+        """
+        settings = self.settings
+        weights = [(value, value.data) for value in self._model.parameters()]
+        modules = [
+            (module, dict(module._buffers), {k: vars(module).get(k) for k in _REPLACED})
+            for module in self._model.modules()
+        ]
+
+        def restore() -> None:
+            self.settings = settings
+            for value, data in weights:
+                value.data = data
+            for module, buffers, forwards in modules:
+                module._buffers.update(buffers)
+                for key, forward in forwards.items():
+                    vars(module).pop(key, None)
+                    if forward is not None:
+                        vars(module)[key] = forward
+
+        return restore
 
     def _compile(self, model: nn.Module, sources: set[str], arguments: dict) -> None:
         """Compile the largest modules that no feature is taken from within.
@@ -171,7 +234,7 @@ class TeacherCompute:
 
         CUDA graphs overwrite in the next context what they have given in this one.
         """
-        if self._is_compiled:
+        if self.settings.graphs is not False:
             begin_graph_step()
         self._use_graphs = True
         try:
@@ -185,13 +248,13 @@ class TeacherCompute:
         Args:
             device_type (str): 'cpu' or 'cuda'.
         """
-        if self.precision is None:
+        if self.settings.precision is None:
             return nullcontext()
-        is_low = self.precision != 'fp32'
-        dtype = PRECISIONS[self.precision] if is_low else None
+        is_low = self.settings.precision != 'fp32'
+        dtype = PRECISIONS[self.settings.precision] if is_low else None
         return torch.autocast(device_type, dtype=dtype, enabled=is_low)
 
     @property
     def changes_features(self) -> bool:
         """Whether features may come in another type or layout than the student's."""
-        return self.precision is not None or self.channels_last
+        return self.settings.precision is not None or self.settings.channels_last

@@ -70,6 +70,7 @@ def test_the_student_keeps_data_and_schedule(call, folder):
     cfg = Config.fromfile(folder / 'out.py')
     before = Config.fromfile(folder / 'student.py')
     assert str(folder) not in (folder / 'out.py').read_text()
+    assert cfg.model.teacher_speed == 'auto'
     before.train_dataloader.dataset.data_root = 'data'  # relative to where the tool was called
     for key in ('train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'randomness'):
         assert cfg[key] == before[key], key

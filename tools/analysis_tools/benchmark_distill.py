@@ -8,7 +8,8 @@ the precision explains, the tool stops. Memory is measured in a fresh process fo
 peak of the CUDA allocator, or without a GPU that of the process.
 
 Variants are `student` (alone), `mmrazor`, `configured` (CONFIG as it is) and CONFIG with other settings
-of the teacher, joined by +: fp32, bf16, fp16, channels_last, compile (torch.compile), and in_place
+of the teacher, joined by +: fp32, bf16, fp16, channels_last, compile (torch.compile), auto
+(teacher_speed='auto': the fastest of these), auto_fp32 (the same with tolerance=0), and in_place
 (activations overwrite their inputs, in both models). No data set and no weights are needed: without the
 teacher's checkpoint at hand its weights are random, which takes the same time.
 """

@@ -9,7 +9,7 @@ from rawkd_mm.analysis.benchmark import Benchmark, BenchmarkOptions
 from rawkd_mm.analysis.benchmark_losses import BenchmarkError, check_losses
 from rawkd_mm.analysis.benchmark_setting import schedule
 
-NAMES = ['student', 'mmrazor', 'bf16+channels_last']
+NAMES = ['student', 'mmrazor', 'bf16+channels_last', 'auto']
 
 
 @pytest.fixture(scope='module')
@@ -30,7 +30,7 @@ def test_json(measured):
     assert (result['batch'], result['size'], result['iters']) == (2, [32, 32], 2)
     assert (result['schedule_iterations'], result['schedule_gpus']) == (4, 1)
     fast, theirs, student = rows['bf16+channels_last'], rows['mmrazor'], rows['student']
-    floor = student['seconds'] + fast['teacher_seconds']
+    floor = student['seconds'] + min(fast['teacher_seconds'], rows['auto']['teacher_seconds'])
     assert result['floor_seconds'] == pytest.approx(floor)
     for row in rows.values():
         assert len(row['all_seconds']) == 2, 'warm-up does not count'
@@ -39,6 +39,9 @@ def test_json(measured):
         assert row['ratio_to_floor'] == pytest.approx(row['seconds'] / floor)
         assert row['hours'] == pytest.approx(row['seconds'] * 4 / 3600)
         assert row['peak_megabytes'] > 100
+    assert fast['teacher_settings'] == 'bf16, channels last'
+    # of a training of 4 iterations, nothing is measured
+    assert rows['auto']['teacher_settings'] == 'as it comes'
     assert student['teacher_seconds'] is None and theirs['teacher_seconds'] is None
 
 
