@@ -86,8 +86,7 @@ NOT_HERE = {
 FAILED = {
     'mmseg': 'san'.split(),
     'mmdet': (
-        'centripetalnet grounding_dino lad ld mm_grounding_dino res2net simple_copy_paste '
-        'strong_baselines '
+        'grounding_dino lad ld mm_grounding_dino res2net simple_copy_paste strong_baselines '
     ).split(),
 }
 
