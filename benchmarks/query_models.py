@@ -10,7 +10,7 @@ the same labelled scenes and the same order of them.
 
 The published configs begin with backbones of ImageNet. Here the teacher begins with that of the
 quickstart's PSPNet, and the student with that of a narrow PSPNet which had the labels of 4000 further
-scenes: from scratch, none of these models told digits apart after 1000 iterations.
+scenes.
 
     python benchmarks/query_models.py --jobs 2      # trains what the CSV lacks, teachers first
     python benchmarks/query_models.py --summary     # table of the CSV
