@@ -16,6 +16,7 @@ from helpers import (
 )
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from zoo import read_theirs
 
@@ -615,18 +616,19 @@ def test_levels_are_found_without_the_head():
 def test_a_dry_run_leaves_no_cache():
     """SAN's text encoder keeps what it made of the classes: weights that are loaded later count."""
     pytest.importorskip('ftfy')
-    encoder = MODELS.build(
-        dict(
-            type='CLIPTextEncoder',
-            dataset_name=None,
-            vocabulary=['cat', 'dog'],
-            templates=['a {}'],
-            embed_dims=8,
-            num_layers=1,
-            num_heads=2,
-            output_dims=4,
+    with DefaultScope.overwrite_default_scope('mmseg'):  # of its activation
+        encoder = MODELS.build(
+            dict(
+                type='CLIPTextEncoder',
+                dataset_name=None,
+                vocabulary=['cat', 'dog'],
+                templates=['a {}'],
+                embed_dims=8,
+                num_layers=1,
+                num_heads=2,
+                output_dims=4,
+            )
         )
-    )
     with torch.no_grad():
         for value in (encoder.positional_embedding, encoder.text_projection):
             value.normal_()
