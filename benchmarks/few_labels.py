@@ -398,6 +398,13 @@ def with_spread(values: Sequence[float], form: str) -> str:
     return f'{statistics.mean(values):{form}}{spread}' if values else ''
 
 
+def save_table(lines: list[str], file: Path) -> None:
+    """Print a table's lines, and write them beside the CSV."""
+    text = '\n'.join(lines) + '\n'
+    file.with_name(f'{file.stem}_summary.md').write_text(text, encoding='utf-8')
+    print(text)
+
+
 def write_table(rows: list[dict], file: Path, metric: str = 'mIoU') -> None:
     """Print what table() gives, and write it beside the CSV."""
     columns = ['labels', 'method', 'unlabelled', 'seeds', metric, 'gain over alone']
@@ -418,9 +425,7 @@ def write_table(rows: list[dict], file: Path, metric: str = 'mIoU') -> None:
             f'| {row["labels"]} | {name} | {row["unlabelled"] or ""} | {iterations}{row["seeds"]} | '
             f'{row["mIoU"]:.1f}{spread} | {gain} |'
         )
-    text = '\n'.join(lines) + '\n'
-    file.with_name(f'{file.stem}_summary.md').write_text(text, encoding='utf-8')
-    print(text)
+    save_table(lines, file)
 
 
 def draw(rows: list[dict], figure: Path) -> None:

@@ -188,9 +188,7 @@ def summarise(file: Path) -> None:
         gain = f'{statistics.mean(gains):+.1f} ± {spread[1]:.1f}' if name != 'random' else ''
         mean = statistics.mean(results.values())
         lines.append(f'| {title} | {len(results)} | {mean:.1f} ± {spread[0]:.1f} | {gain} |')
-    text = '\n'.join(lines) + '\n'
-    file.with_name(f'{file.stem}_summary.md').write_text(text, encoding='utf-8')
-    print(text)
+    few_labels.save_table(lines, file)
 
 
 def main() -> None:

@@ -339,25 +339,25 @@ def summarise(file: Path) -> None:
         '| pair | method | features | labels | iterations | seeds | result | gain over alone |',
         '|' + '---|' * 8,
     ]
-    for pair, (name, metric, _) in PAIRS.items():
-        for method, called in METHODS.items():
-            for group, values in sorted(groups.items()):
-                if (group.pair, group.method) != (pair, method):
-                    continue
-                alone = groups.get(
-                    group._replace(method='alone', features='auto', unlabelled=0), {}
-                )
-                gains = [value - alone[seed] for seed, value in values.items() if seed in alone]
-                gain = few_labels.with_spread(gains, '+.1f') if method in ('lad', 'cad') else ''
-                features = group.features if gain else ''
-                unit = metric.removeprefix('coco/').replace('_mAP', ' AP')
-                lines.append(
-                    f'| {name} | {called} | {features} | {group.labels} | {group.iterations} | '
-                    f'{len(values)} | {few_labels.with_spread(values.values(), ".1f")} {unit} | {gain} |'
-                )
-    text = '\n'.join(lines) + '\n'
-    file.with_name(f'{file.stem}_summary.md').write_text(text, encoding='utf-8')
-    print(text)
+    pairs, methods = list(PAIRS), list(METHODS)
+
+    def place(group: Task) -> tuple:
+        return pairs.index(group.pair), methods.index(group.method), group
+
+    for group in sorted(groups, key=place):
+        name, metric, _ = PAIRS[group.pair]
+        values = groups[group]
+        alone = groups.get(group._replace(method='alone', features='auto', unlabelled=0), {})
+        gains = [value - alone[seed] for seed, value in values.items() if seed in alone]
+        is_distilled = group.method in ('lad', 'cad')
+        gain = few_labels.with_spread(gains, '+.1f') if is_distilled else ''
+        unit = metric.removeprefix('coco/').replace('_mAP', ' AP')
+        lines.append(
+            f'| {name} | {METHODS[group.method]} | {group.features if gain else ""} | {group.labels} | '
+            f'{group.iterations} | {len(values)} | '
+            f'{few_labels.with_spread(values.values(), ".1f")} {unit} | {gain} |'
+        )
+    few_labels.save_table(lines, file)
 
 
 def main() -> None:

@@ -143,9 +143,7 @@ def summarise(file: Path) -> None:
             f'| {teacher} | {method.upper() if teacher != "none" else "alone"} | {len(results)} | '
             f'{statistics.mean(results.values()):.1f} ± {spread[0]:.1f} | {gain} |'
         )
-    text = '\n'.join(lines) + '\n'
-    file.with_name(f'{file.stem}_summary.md').write_text(text, encoding='utf-8')
-    print(text)
+    few_labels.save_table(lines, file)
 
 
 def main() -> None:

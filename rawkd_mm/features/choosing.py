@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from .dry_run import dry_run, run_for_features
+from .dry_run import FeaturesComplete, dry_run, run_for_features
 from .probe import NO_SINGLE_IMAGES, image_channels, without_traces
 from .source import FeatureSource
 
@@ -367,23 +367,19 @@ def _levels(model: BaseModel, path: str, role: str, shape: Sequence[int]) -> lis
     return sorted(features, key=lambda feature: feature.stride)
 
 
-class _Found(Exception):
-    """Ends a forward: the output that it was for is there."""
-
-
 def _first_output(model: BaseModel, path: str, shape: Sequence[int]) -> Any:
     """Run a model as far as the end of a module; gives what that put out."""
     given: list = []
 
     def stop(module: nn.Module, args: tuple, output: Any) -> None:
         given.append(output)
-        raise _Found
+        raise FeaturesComplete
 
     handle = model.get_submodule(path).register_forward_hook(stop)
     try:
         with without_traces(model):
             run_for_features(model, next(model.parameters()).new_zeros((1, *shape)), None, [])
-    except _Found:
+    except FeaturesComplete:
         pass
     except Exception as error:
         raise RuntimeError(

@@ -17,7 +17,14 @@ from .recorder import FeatureCapture
 from .source import FeatureSource
 from .tokens import GridSearch
 
-__all__ = ['DryRun', 'blank_samples', 'dry_run', 'run_for_features', 'run_to_last_feature']
+__all__ = [
+    'DryRun',
+    'FeaturesComplete',
+    'blank_samples',
+    'dry_run',
+    'run_for_features',
+    'run_to_last_feature',
+]
 
 
 def run_for_features(
@@ -93,7 +100,7 @@ def _takes_more_than_features(head: nn.Module | None) -> bool:
     return len(needed) > 1
 
 
-class _FeaturesComplete(Exception):
+class FeaturesComplete(Exception):
     """Ends a forward: all features that it was for are recorded."""
 
 
@@ -130,13 +137,13 @@ def run_to_last_feature(
 
         def stop(*_: object) -> None:
             if recording.is_complete and (razor is None or razor.is_complete):
-                raise _FeaturesComplete
+                raise FeaturesComplete
 
         for path in modules:
             hooks.callback(model.get_submodule(path).register_forward_hook(stop).remove)
         try:
             run_for_features(model, inputs, data_samples, modules)
-        except _FeaturesComplete:
+        except FeaturesComplete:
             pass
         return capture.features(recording, role)
 
