@@ -1,0 +1,154 @@
+"""Trainings that share a process and a teacher are bit by bit what they are alone."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from tool_project import TOOLS
+from training_processes import Training
+
+TRAIN = TOOLS / 'train.py'
+LOSS = 'model.distiller.loss.type'
+# The student drops units, so that it draws random numbers in each iteration.
+COMMON = ['model.architecture.decode_head.dropout_ratio=0.5', 'train_cfg.val_interval=2']
+PAIR = 'model.distiller.pairs.0'
+LAYER = 'backbone.layer3'
+TRAININGS = {
+    'lad3': [f'{LOSS}=LADLoss', 'model.distiller.loss.loss_weight=3.0'],
+    'lad1': [f'{LOSS}=LADLoss', 'model.distiller.loss.loss_weight=1.0'],
+    'cad': [f'{LOSS}=CADLoss', 'optim_wrapper.optimizer.lr=1e-3', 'train_cfg.max_iters=3'],
+    # another feature, whose connector has weights; and another student
+    'layer': [f'{LOSS}=CADLoss', f'{PAIR}.student={LAYER}', f'{PAIR}.teacher={LAYER}'],
+    'small': [
+        'model.architecture.backbone.base_channels=2',
+        'model.architecture.decode_head.in_channels=16',
+    ],
+}
+
+
+def arguments(folder, name, *more):
+    options = [*COMMON, *TRAININGS[name], *more]
+    return ['distillation.py', '--work-dir', f'{folder}/{name}', '--resume', '--cfg-options', *options]
+
+
+def alone(project, folder, name, *more):
+    return project.run(TRAIN, *arguments(folder, name, *more))
+
+
+def together_file(project, folder, names, *more):
+    file = project.folder / folder / 'together.json'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps([arguments(folder, name, *more) for name in names]))
+    return file
+
+
+def together(project, folder, names, *more, fails=False):
+    first, *others = names
+    file = together_file(project, folder, others, *more)
+    return project.run(
+        TRAIN, '--together', file, *arguments(folder, first, *more), fails=fails
+    )
+
+
+def last_checkpoint(project, work_dir):
+    folder = project.folder / work_dir
+    name = (folder / 'last_checkpoint').read_text().rpartition('/')[2]
+    return torch.load(folder / name, map_location='cpu', weights_only=False)
+
+
+def differences(one, other, path=''):
+    """Paths at which two nested values differ, bit by bit."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        if list(one) != list(other):
+            return [f'{path}: {list(one)} and {list(other)}']
+        return [d for key in one for d in differences(one[key], other[key], f'{path}.{key}')]
+    if isinstance(one, (list, tuple)) and len(one) == len(other):
+        pairs = enumerate(zip(one, other))
+        return [d for i, (a, b) in pairs for d in differences(a, b, f'{path}.{i}')]
+    if isinstance(one, torch.Tensor):
+        return [] if one.dtype == other.dtype and torch.equal(one, other) else [path]
+    return [] if one == other else [f'{path}: {one} and {other}']
+
+
+def logged(project, work_dir):
+    """All entries of the logs, a later session last, without times."""
+    files = sorted((project.folder / work_dir).glob('*/vis_data/scalars.json'))
+    entries = {}
+    for entry in (json.loads(line) for file in files for line in file.read_text().splitlines()):
+        kept = {k: v for k, v in entry.items() if k not in ('time', 'data_time', 'memory')}
+        entries.setdefault(kept['step'], {}).update(kept)
+    return entries
+
+
+def assert_same(project, one, other):
+    a, b = (last_checkpoint(project, work_dir) for work_dir in (one, other))
+    kept = ('state_dict', 'optimizer', 'param_schedulers')
+    assert not differences({k: a[k] for k in kept}, {k: b[k] for k in kept})
+    assert a['meta']['iter'] == b['meta']['iter'] and a['meta']['batches'] == b['meta']['batches']
+    assert logged(project, one) == logged(project, other)
+
+
+@pytest.fixture(scope='module')
+def separate(project, teacher_log):
+    for name in TRAININGS:
+        alone(project, 'apart', name)
+
+
+@pytest.fixture(scope='module')
+def shared(project, separate):
+    return together(project, 'shared', TRAININGS)
+
+
+@pytest.mark.parametrize('name', TRAININGS)
+def test_each_student_is_what_it_is_alone(project, shared, name):
+    assert_same(project, f'apart/{name}', f'shared/{name}')
+    log = (project.folder / f'shared/{name}/train.log').read_text()
+    assert 'The teacher runs once for all trainings of this process.' in log
+
+
+def test_the_students_differ_and_the_teacher_runs_once(project, shared):
+    found = re.search(r'The teacher ran (\d+) times for (\d+) batches', shared)
+    assert found.groups() == ('4', '19')
+    losses = [logged(project, f'shared/{name}')[1]['loss'] for name in TRAININGS]
+    assert len(set(losses)) == len(losses)
+
+
+def test_one_that_is_not_as_far_catches_up(project, separate):
+    folder = project.folder / 'resumed'
+    shutil.copytree(project.folder / 'apart/lad3', folder / 'lad3')
+    (folder / 'lad3/iter_4.pth').unlink()
+    (folder / 'lad3/last_checkpoint').write_text(str(folder / 'lad3/iter_2.pth'))
+    # alone: iterations 1 and 2; together: 3 and 4
+    out = together(project, 'resumed', ['lad3', 'lad1'])
+    assert 'The teacher ran 4 times for 6 batches' in out
+    for name in ('lad3', 'lad1'):
+        assert_same(project, f'apart/{name}', f'resumed/{name}')
+
+
+def test_sigterm_stops_all_and_the_same_command_goes_on(project, separate):
+    names = ['lad3', 'lad1', 'layer']
+    first, *others = names
+    file = together_file(project, 'stopped', others)
+    config, _, work_dir, *rest = arguments('stopped', first)
+    slow = Training(project, config, work_dir, '--together', file, *rest, processes=1)
+    while not list((project.folder / 'stopped/layer').glob('*/vis_data/scalars.json')):
+        assert slow.processes[0].poll() is None, slow.log
+    slow.processes[0].terminate()
+    assert slow.wait() in ([143], [0]), slow.log
+    together(project, 'stopped', names)
+    for name in names:
+        assert_same(project, f'apart/{name}', f'stopped/{name}')
+
+
+def test_a_failing_student_leaves_the_others_alone(project, separate):
+    broken = project.folder / 'failed/cad'
+    broken.mkdir(parents=True)
+    (broken / 'last_checkpoint').write_text('iter_2.pth')
+    (broken / 'iter_2.pth').write_text('no checkpoint')
+    out = together(project, 'failed', ['lad3', 'cad', 'lad1'], fails=True)
+    assert '1 of 3 trainings failed:' in out and 'failed/cad' in out
+    assert 'Traceback' in (broken / 'train.log').read_text()
+    for name in ('lad3', 'lad1'):
+        assert_same(project, f'apart/{name}', f'failed/{name}')
