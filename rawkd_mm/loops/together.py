@@ -38,9 +38,9 @@ class TogetherError(RuntimeError):
 class _State:
     """What a process has once, and each training on its turn for itself.
 
-    It is all of MMEngine's global instances (``MessageHub``, ``MMLogger``, ``Visualizer``,
-    ``DefaultScope`` and whatever derives from ``ManagerMixin``), the random numbers, and where prints go.
-    A training begins with those of the process.
+    That is: all of MMEngine's global instances (``MessageHub``, ``MMLogger``, ``Visualizer``,
+    ``DefaultScope`` and whatever else derives from ``ManagerMixin``), the random numbers, and where
+    prints go. A training begins with those of the process.
     """
 
     def __init__(self, output: Any) -> None:

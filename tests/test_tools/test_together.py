@@ -11,8 +11,17 @@ from training_processes import Training
 
 TRAIN = TOOLS / 'train.py'
 LOSS = 'model.distiller.loss.type'
-# The student drops units, so that it draws random numbers in each iteration.
-COMMON = ['model.architecture.decode_head.dropout_ratio=0.5', 'train_cfg.val_interval=2']
+# The students drop units, so that they draw random numbers in each iteration.
+DROPOUT = """
+_base_ = './student.py'
+model = dict(decode_head=dict(dropout_ratio=0.5))
+"""
+SMALL = """
+_base_ = './dropout.py'
+model = dict(backbone=dict(base_channels=2), decode_head=dict(in_channels=16))
+"""
+STUDENT = 'model.architecture.cfg_path'
+COMMON = [f'{STUDENT}=dropout.py', 'train_cfg.val_interval=2']
 PAIR = 'model.distiller.pairs.0'
 LAYER = 'backbone.layer3'
 TRAININGS = {
@@ -21,16 +30,20 @@ TRAININGS = {
     'cad': [f'{LOSS}=CADLoss', 'optim_wrapper.optimizer.lr=1e-3', 'train_cfg.max_iters=3'],
     # another feature, whose connector has weights; and another student
     'layer': [f'{LOSS}=CADLoss', f'{PAIR}.student={LAYER}', f'{PAIR}.teacher={LAYER}'],
-    'small': [
-        'model.architecture.backbone.base_channels=2',
-        'model.architecture.decode_head.in_channels=16',
-    ],
+    'small': [f'{STUDENT}=small.py'],
 }
 
 
 def arguments(folder, name, *more):
     options = [*COMMON, *TRAININGS[name], *more]
-    return ['distillation.py', '--work-dir', f'{folder}/{name}', '--resume', '--cfg-options', *options]
+    return [
+        'distillation.py',
+        '--work-dir',
+        f'{folder}/{name}',
+        '--resume',
+        '--cfg-options',
+        *options,
+    ]
 
 
 def alone(project, folder, name, *more):
@@ -47,9 +60,7 @@ def together_file(project, folder, names, *more):
 def together(project, folder, names, *more, fails=False):
     first, *others = names
     file = together_file(project, folder, others, *more)
-    return project.run(
-        TRAIN, '--together', file, *arguments(folder, first, *more), fails=fails
-    )
+    return project.run(TRAIN, '--together', file, *arguments(folder, first, *more), fails=fails)
 
 
 def last_checkpoint(project, work_dir):
@@ -92,6 +103,8 @@ def assert_same(project, one, other):
 
 @pytest.fixture(scope='module')
 def separate(project, teacher_log):
+    (project.folder / 'dropout.py').write_text(DROPOUT)
+    (project.folder / 'small.py').write_text(SMALL)
     for name in TRAININGS:
         alone(project, 'apart', name)
 
