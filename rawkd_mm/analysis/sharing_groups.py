@@ -68,7 +68,8 @@ def sharing_groups(trainings: Sequence[Training]) -> list[Group]:
     groups: dict[str, list[Training]] = {}
     reasons, first = {}, None
     for training in trainings:
-        same = {k: v for k, v in training.settings.items() if _decides(k)}
+        # an option that is None is one that is not there
+        same = {k: v for k, v in training.settings.items() if _decides(k) and v != 'None'}
         key = json.dumps(same, sort_keys=True)
         reason = _obstacle(training)
         if reason:
