@@ -44,7 +44,7 @@ def main() -> None:
     )
     add_run_options(parser)
     args = parse_args(parser)
-    others = read_others(parser, args.together) if args.together else []
+    others = read_others(parser, args) if args.together else []
 
     # Takes seconds, which --help and a wrong argument need not wait for. It has to come before the
     # config is read: it makes `mmseg::` bases work.
@@ -52,24 +52,14 @@ def main() -> None:
     from rawkd_mm.loops.together import TogetherError, train_together
     from rawkd_mm.training import CheckpointError, UsageError, leave_processes
 
-    builds = {}
-    try:
-        for one in [args, *others]:
-            one.launcher = args.launcher
-            cfg, notes = read_training(one)
-            builds[cfg.work_dir] = partial(build, cfg, notes)
-    except UsageError as error:
-        sys.exit(f'train.py: error: {error}')
-    if len(builds) < 1 + len(others):
-        sys.exit(f'train.py: error: --together {args.together}: each needs a --work-dir of its own')
-
     try:
         if others:
-            code = train_together(builds)
+            code = train_together({one.work_dir: partial(build, one) for one in [args, *others]})
             leave_processes(code)
             sys.exit(code)
-        (build_runner,) = builds.values()
-        build_runner().train()
+        build(args).train()
+    except UsageError as error:
+        sys.exit(f'train.py: error: {error}')
     except (CheckpointError, TogetherError) as error:
         sys.exit(f'train.py: error: {error}')
     except TrainingInterrupted as interruption:
@@ -78,13 +68,20 @@ def main() -> None:
     leave_processes()
 
 
-def read_others(parser, file: str) -> list:
+def read_others(parser, first) -> list:
     """Read the arguments of the other trainings."""
+    file = first.together
     try:
         others = json.loads(Path(file).read_text())
     except (OSError, ValueError) as error:
         parser.error(f'--together {file}: {error}')
-    return [parse_args(parser, arguments) for arguments in others]
+    others = [parse_args(parser, arguments) for arguments in others]
+    folders = [one.work_dir for one in [first, *others]]
+    if None in folders or len(set(folders)) < len(folders):
+        parser.error(f'--together {file}: each needs a --work-dir of its own, got {folders}')
+    for one in others:
+        one.launcher = first.launcher
+    return others
 
 
 def read_training(args):
@@ -118,11 +115,12 @@ def read_training(args):
     return cfg, notes
 
 
-def build(cfg, notes: list[str]):
+def build(args):
     """Build the Runner of a training."""
     from rawkd_mm.hooks import register_training_hooks
     from rawkd_mm.training import build_runner
 
+    cfg, notes = read_training(args)
     runner = build_runner(cfg)
     register_training_hooks(runner)
     runner.logger.info(f'Command: {shlex.join([sys.executable, *sys.argv])}')

@@ -24,7 +24,7 @@ from mmengine.utils import ManagerMixin
 from ..hooks import TrainingInterrupted
 from ..teachers import SharedTeacher
 
-__all__ = ['TogetherError', 'train_together']
+__all__ = ['ProcessState', 'TogetherError', 'train_together']
 
 
 # The exit code after SIGTERM, as of one training.
@@ -35,7 +35,7 @@ class TogetherError(RuntimeError):
     """Some of the trainings have failed; the message says which. The others have ended well."""
 
 
-class _State:
+class ProcessState:
     """What a process has once, and each training on its turn for itself.
 
     That is: all of MMEngine's global instances (``MessageHub``, ``MMLogger``, ``Visualizer``,
@@ -134,7 +134,7 @@ class _Turn:
         self._build = build
         self._teacher = teacher
         self._output = output
-        self._state = _State(output)
+        self._state = ProcessState(output)
         self._mine, self._others = threading.Semaphore(0), threading.Semaphore(0)
         # a daemon: if the process is to end, it must not wait for a turn that never comes
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
