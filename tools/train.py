@@ -58,9 +58,7 @@ def main() -> None:
             leave_processes(code)
             sys.exit(code)
         build(args).train()
-    except UsageError as error:
-        sys.exit(f'train.py: error: {error}')
-    except (CheckpointError, TogetherError) as error:
+    except (UsageError, CheckpointError, TogetherError) as error:
         sys.exit(f'train.py: error: {error}')
     except TrainingInterrupted as interruption:
         leave_processes(interruption.code)

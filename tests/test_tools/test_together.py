@@ -198,16 +198,14 @@ def test_two_processes(project, separate):
 def test_each_training_has_its_own_state_of_the_process():
     states, seen = [ProcessState(io.StringIO()) for _ in range(2)], {}
     outer = torch.get_rng_state(), MessageHub.get_current_instance()
-    for _ in range(2):
+    for turn in range(2):
         for number, state in enumerate(states):
             with state.in_place():
-                name = f'training {number}'
-                seen.setdefault(number, []).extend(
-                    [torch.rand(()), np.random.rand(), random.random()]
-                )
-                MessageHub.get_instance(name).update_info('iter', number)
-                DefaultScope.get_instance(name, scope_name=f'scope{number}')
-                print(name)
+                numbers = [torch.rand(()), np.random.rand(), random.random()]
+                seen.setdefault(number, []).extend(numbers)
+                if turn == 0:
+                    MessageHub.get_instance(f'training{number}').update_info('iter', number)
+                    DefaultScope.get_instance(f'training{number}', scope_name=f'scope{number}')
     assert seen[0] == seen[1] and len(set(map(float, seen[0]))) == 6
     assert torch.equal(torch.get_rng_state(), outer[0])
     assert MessageHub.get_current_instance() is outer[1]
