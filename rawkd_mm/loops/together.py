@@ -156,6 +156,7 @@ class _Turn:
 
     def _run(self) -> None:
         self._mine.acquire()
+        teacher = None
         try:
             _choose_device()
             runner = self._build()
@@ -164,8 +165,7 @@ class _Turn:
                     hook.listens = False
             self.hooks = runner.hooks
             runner._hooks.insert(0, _TurnHook(self))  # before those of the highest priority
-            algorithm = _algorithm(runner)
-            teacher = getattr(algorithm, 'frozen_teacher', None)
+            teacher = getattr(_algorithm(runner), 'frozen_teacher', None)
             reason = 'the model has none' if teacher is None else self._teacher.join(teacher)
             runner.logger.info(
                 'The teacher runs once for all trainings of this process.'
@@ -174,13 +174,15 @@ class _Turn:
             )
             runner.train()
         except BaseException as error:
-            self.error = error
             if not isinstance(error, TrainingInterrupted):
                 traceback.print_exc()
+            # the traceback would keep the model
+            self.error = error.with_traceback(None)
         finally:
+            if teacher is not None:
+                self._teacher.leave(teacher)
             self.is_alive = False
-            self.hooks = []
-            self._build = None
+            self.hooks, self._build = [], None
             self._output.flush()
             self._others.release()
 

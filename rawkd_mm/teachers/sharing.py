@@ -68,6 +68,15 @@ class SharedTeacher:
         self._capture = _union([t.capture for t in self._teachers])
         return None
 
+    def leave(self, teacher: 'FrozenTeacher') -> None:
+        """Record no more what a student needed that has ended.
+
+        Args:
+            teacher (FrozenTeacher): Of one that may have joined.
+        """
+        self._teachers = [other for other in self._teachers if other is not teacher]
+        self._capture = _union([other.capture for other in self._teachers])
+
     def _obstacle(self, teacher: 'FrozenTeacher') -> str | None:
         """Say why a teacher cannot be the one of the others."""
         if teacher.has_recorders:
