@@ -133,7 +133,6 @@ class _Turn:
         self.hooks: list[Hook] = []
         self._build = build
         self._teacher = teacher
-        self._output = output
         self._state = ProcessState(output)
         self._mine, self._others = threading.Semaphore(0), threading.Semaphore(0)
         # a daemon: if the process is to end, it must not wait for a turn that never comes
@@ -156,35 +155,37 @@ class _Turn:
 
     def _run(self) -> None:
         self._mine.acquire()
-        teacher = None
         try:
-            _choose_device()
-            runner = self._build()
-            for hook in runner.hooks:
-                if hasattr(hook, 'stop_soon'):
-                    hook.listens = False
-            self.hooks = runner.hooks
-            runner._hooks.insert(0, _TurnHook(self))  # before those of the highest priority
-            teacher = getattr(_algorithm(runner), 'frozen_teacher', None)
-            reason = 'the model has none' if teacher is None else self._teacher.join(teacher)
-            runner.logger.info(
-                'The teacher runs once for all trainings of this process.'
-                if reason is None
-                else f'The teacher runs for this training alone: {reason}.'
-            )
-            runner.train()
+            self._train()
         except BaseException as error:
             if not isinstance(error, TrainingInterrupted):
                 traceback.print_exc()
             # the traceback would keep the model
             self.error = error.with_traceback(None)
         finally:
-            if teacher is not None:
-                self._teacher.leave(teacher)
             self.is_alive = False
             self.hooks, self._build = [], None
-            self._output.flush()
             self._others.release()
+
+    def _train(self) -> None:
+        _choose_device()
+        runner = self._build()
+        for hook in runner.hooks:
+            if hasattr(hook, 'stop_soon'):
+                hook.listens = False
+        self.hooks = runner.hooks
+        runner._hooks.insert(0, _TurnHook(self))  # before those of the highest priority
+        teacher = getattr(_algorithm(runner), 'frozen_teacher', None)
+        reason = 'the model has none' if teacher is None else self._teacher.join(teacher)
+        runner.logger.info(
+            'The teacher runs once for all trainings of this process.'
+            if reason is None
+            else f'The teacher runs for this training alone: {reason}.'
+        )
+        try:
+            runner.train()
+        finally:
+            self._teacher.leave(teacher)
 
 
 def _algorithm(runner: Runner) -> Any:
