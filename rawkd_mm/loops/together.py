@@ -244,8 +244,7 @@ def train_together(builds: Mapping[str, Callable[[], Runner]]) -> int:
             f'{len(failed)} of {len(turns)} trainings failed: {", ".join(failed)}. The end of their '
             'train.log says why'
         )
-    was_stopped = any(turn.error is not None or turn.position < 0 for turn in turns)
-    return _INTERRUPTED if was_stopped else 0
+    return _INTERRUPTED if any(turn.error is not None for turn in turns) else 0
 
 
 def _has_failed(turn: _Turn) -> bool:
@@ -262,7 +261,8 @@ def _take_turns(turns: list[_Turn], teacher: SharedTeacher, stopping: threading.
             teacher.forget()
         if stopping.is_set():
             if turn.position < 0 and not is_distributed():
-                turn.is_alive = False  # nothing to be saved
+                # it has not begun: nothing is to be saved
+                turn.is_alive, turn.error = False, TrainingInterrupted(_INTERRUPTED)
                 continue
             for hook in turn.hooks:
                 if hasattr(hook, 'stop_soon'):

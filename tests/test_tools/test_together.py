@@ -154,6 +154,13 @@ def test_one_that_is_not_as_far_catches_up(project, separate):
         assert_same(project, f'apart/{name}', f'resumed/{name}')
 
 
+def test_one_that_has_ended_leaves_the_others_alone(project, separate):
+    shutil.copytree(project.folder / 'apart/cad', project.folder / 'ended/cad')
+    out = together(project, 'ended', ['cad', 'lad1'])
+    assert 'The teacher ran 4 times for 4 batches' in out
+    assert_same(project, 'apart/lad1', 'ended/lad1')
+
+
 def test_sigterm_stops_all_and_the_same_command_goes_on(project, separate):
     names = ['lad3', 'lad1', 'layer']
     first, *others = names
