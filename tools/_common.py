@@ -52,8 +52,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    args = parser.parse_args()
+def parse_args(
+    parser: argparse.ArgumentParser, arguments: list[str] | None = None
+) -> argparse.Namespace:
+    args = parser.parse_args(arguments)
     if not Path(args.config).is_file():
         parser.error(f'CONFIG: {args.config!r} is not a file (current folder: {os.getcwd()})')
     checkpoint = getattr(args, 'checkpoint', None)

@@ -77,13 +77,18 @@ class Training:
     def command(self) -> list[str]:
         """Give what trains it, from the last checkpoint on if there is one."""
         tools = shipped_folder('tools')
-        start = [sys.executable, tools / 'train.py', self.config]
+        config, *arguments = self.arguments()
+        start = [sys.executable, tools / 'train.py', config]
         if self.gpus > 1:
-            start = [tools / 'dist_train.sh', self.config, self.gpus]
-        command = [*start, '--work-dir', self.folder, '--resume', 'auto', *self.flags]
+            start = [tools / 'dist_train.sh', config, self.gpus]
+        return [str(part) for part in [*start, *arguments]]
+
+    def arguments(self) -> list[str]:
+        """Give the arguments of tools/train.py."""
+        arguments = [self.config, '--work-dir', self.folder, '--resume', 'auto', *self.flags]
         if self.options:
-            command += ['--cfg-options', *self.options]
-        return [str(part) for part in command]
+            arguments += ['--cfg-options', *self.options]
+        return [str(part) for part in arguments]
 
     def shell_command(self) -> str:
         """Give the command as it is typed."""

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -78,6 +79,65 @@ class Trainings:
         self._futures.append(future)
         return future
 
+    def submit_group(self, trainings: Sequence[Training]) -> Future:
+        """Train several in one process that share a teacher, as soon as a place is free.
+
+        Args:
+            trainings (Sequence[Training]): None of them is done.
+
+        Returns:
+            Future: A dict of the result of each, or its ``TrainingError``, by its label.
+        """
+        future = self._pool.submit(self._run_group, trainings)
+        self._futures.append(future)
+        return future
+
+    def _run_group(self, trainings: Sequence[Training]) -> dict[str, dict | TrainingError]:
+        if self._stop.is_set():
+            raise TrainingError(f'{", ".join(t.label for t in trainings)} were not started')
+        with contextlib.ExitStack() as stack:
+            tasks = {}
+            for training in trainings:
+                task = self._progress.add_task(training.label, total=iterations(training), note='')
+                tasks[training.label] = task
+                if not self._keep_bars:
+                    stack.callback(self._progress.remove_task, task)
+            descriptors = [stack.enter_context(_locked(training)) for training in trainings]
+            return self._train_group(trainings, tasks, descriptors)
+
+    def _train_group(
+        self, trainings: Sequence[Training], tasks: dict[str, int], locks: list[int]
+    ) -> dict[str, dict | TrainingError]:
+        first, *others = trainings
+        resumed = {t.label: self._prepare(t) for t in trainings}
+        before = {t.label: logged_seconds(t.folder) for t in trainings}
+        # beside the log of the process itself: the trainings write their own train.log
+        file = first.folder / 'together.json'
+        write_text(file, json.dumps([t.arguments() for t in others], indent=2))
+        log = first.folder / 'together.log'
+
+        def show() -> None:
+            for training in trainings:
+                self._show(training, tasks[training.label])
+
+        start = time.time()
+        # what each took of the processor cannot be told apart
+        code, _ = self._start(
+            [*first.command(), '--together', str(file)], log, locks, show, 10 * len(trainings)
+        )
+        part = (time.time() - start) / len(trainings)
+        results = {}
+        for training in trainings:
+            label = training.label
+            result = collect(training, part + before[label], resumed[label])
+            if result is None:
+                own = training.log if training.log.is_file() else log
+                reason = f'failed; the end of {own}:\n{_tail(own)}\nand of {log}:\n{_tail(log)}'
+                missing = what_is_missing(training)
+                result = TrainingError(f'the training {label} {reason}' if code else missing)
+            results[label] = result
+        return results
+
     def _run(self, training: Training) -> dict:
         if self._stop.is_set():
             raise TrainingError(f'{training.label} was not started')
@@ -90,14 +150,8 @@ class Trainings:
             result = find_result(training)
             note = ' (done before)'
             if result is None:
-                training.folder.mkdir(parents=True, exist_ok=True)
-                try:
-                    result = self._train_locked(training, task)
-                except Timeout:
-                    raise TrainingError(
-                        f'{training.folder} is being trained by another process (it holds the '
-                        'file .lock there). Wait for it, or end it.'
-                    ) from None
+                with _locked(training) as lock:
+                    result = self._train(training, task, lock)
                 note = f' after {result["seconds"]:.0f} s'
                 if not self._progress.console.is_terminal or not self._keep_bars:
                     self._progress.console.print(
@@ -110,53 +164,66 @@ class Trainings:
             if not self._keep_bars:
                 self._progress.remove_task(task)
 
-    def _train_locked(self, training: Training, task: int) -> dict:
-        descriptors = []
-        path = training.folder / '.lock'
-        with FileLock(path, timeout=0, on_acquired=descriptors.append):
-            return self._train(training, task, descriptors[0])
-
     def _train(self, training: Training, task: int, lock: int) -> dict:
-        write_text(training.description_file, json.dumps(training.description, indent=2))
-        forget_unvalidated(training)
+        resumed = self._prepare(training)
         before = logged_seconds(training.folder)
-        resumed = (training.folder / 'last_checkpoint').is_file()
-        environment = {'OMP_NUM_THREADS': str(self._threads), **os.environ}
-        environment['PYTHON'] = sys.executable  # for dist_train.sh
-        devices = self._devices.get()
-        if devices:
-            environment['CUDA_VISIBLE_DEVICES'] = ','.join(devices)
         start = time.time()
-        try:
-            with training.log.open('a') as file:
-                # in a session of its own, so that a Ctrl-C reaches it through us alone, and all of
-                # its processes together; if we are killed, the lock stays as long as any of them
-                process = subprocess.Popen(
-                    training.command(),
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    start_new_session=True,
-                    pass_fds=[lock],
-                )
-                used = None
-                try:
-                    while (used := _poll(process)) is None and not self._stop.wait(1):
-                        self._show(training, task)
-                finally:
-                    add_session(training, _end(process) if used is None else used)
-        finally:
-            self._devices.put(devices)
-        if process.returncode:
-            tail = '\n'.join(training.log.read_text(errors='replace').splitlines()[-15:])
+        code, used = self._start(
+            training.command(), training.log, [lock], lambda: self._show(training, task)
+        )
+        add_session(training, used)
+        if code:
             raise TrainingError(
-                f'the training {training.label} failed; the end of {training.log}:\n{tail}'
+                f'the training {training.label} failed; the end of {training.log}:\n'
+                f'{_tail(training.log)}'
             )
         # with start-up and validation; of sessions that were interrupted what they logged
         result = collect(training, time.time() - start + before, resumed)
         if result is None:
             raise TrainingError(what_is_missing(training))
         return result
+
+    def _prepare(self, training: Training) -> bool:
+        """Write down what is trained in a folder; tells whether it goes on from a checkpoint."""
+        write_text(training.description_file, json.dumps(training.description, indent=2))
+        forget_unvalidated(training)
+        return (training.folder / 'last_checkpoint').is_file()
+
+    def _start(
+        self,
+        command: list[str],
+        log: Path,
+        locks: list[int],
+        show: Callable[[], None],
+        patience: float = 10,
+    ) -> tuple[int, float]:
+        """Run a command until it ends or is to be ended; gives its exit code and processor seconds."""
+        environment = {'OMP_NUM_THREADS': str(self._threads), **os.environ}
+        environment['PYTHON'] = sys.executable  # for dist_train.sh
+        devices = self._devices.get()
+        if devices:
+            environment['CUDA_VISIBLE_DEVICES'] = ','.join(devices)
+        try:
+            with log.open('a') as file:
+                # in a session of its own, so that a Ctrl-C reaches it through us alone, and all of
+                # its processes together; if we are killed, the locks stay as long as any of them
+                process = subprocess.Popen(
+                    command,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                    pass_fds=locks,
+                )
+                used = None
+                try:
+                    while (used := _poll(process)) is None and not self._stop.wait(1):
+                        show()
+                finally:
+                    used = _end(process, patience) if used is None else used
+        finally:
+            self._devices.put(devices)
+        return process.returncode, used
 
     def _show(self, training: Training, task: int) -> None:
         """Bring a progress bar up to what the training has logged."""
@@ -171,6 +238,29 @@ class Trainings:
             self._progress.update(task, total=total, completed=last, note=note + metric)
 
 
+@contextlib.contextmanager
+def _locked(training: Training) -> Iterator[int]:
+    """Keep other processes from training in a folder; gives the file that holds the lock."""
+    descriptors = []
+    training.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(training.folder / '.lock', timeout=0, on_acquired=descriptors.append)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TrainingError(
+            f'{training.folder} is being trained by another process (it holds the file .lock '
+            'there). Wait for it, or end it.'
+        ) from None
+    try:
+        yield descriptors[0]
+    finally:
+        lock.release()
+
+
+def _tail(log: Path) -> str:
+    return '\n'.join(log.read_text(errors='replace').splitlines()[-15:])
+
+
 def _poll(process: subprocess.Popen, options: int = os.WNOHANG) -> float | None:
     """Give the processor seconds of a process that has ended, and of those that it waited for.
 
@@ -183,11 +273,11 @@ def _poll(process: subprocess.Popen, options: int = os.WNOHANG) -> float | None:
     return usage.ru_utime + usage.ru_stime
 
 
-def _end(process: subprocess.Popen) -> float:
-    """End a process and those that it has started; gives its processor seconds."""
+def _end(process: subprocess.Popen, patience: float) -> float:
+    """End a process and those that it has started, in some seconds; gives its processor seconds."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-    end = time.monotonic() + 10
+    end = time.monotonic() + patience
     while time.monotonic() < end:
         used = _poll(process)
         if used is not None:

@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from .grid import cell_label, grid_points, point_options
 from .methods import LOSSES
 from .one_training import Training, TrainingError, find_result
 from .progress import make_progress
+from .sharing_groups import Group, sharing_groups
 from .sweep_results import (
     finished_in,
     label_of,
@@ -405,17 +406,22 @@ class _Pace:
     def add(self, method: str, seconds: float, iters: int) -> None:
         self._paces.setdefault(method, []).append(seconds / iters)
 
-    def fits(self, training: Training) -> bool:
+    def fits(self, group: Group) -> bool:
         if self._end is None:
             return True
+        return time.monotonic() + sum(map(self._seconds, group.trainings)) < self._end
+
+    def _seconds(self, training: Training) -> float:
         known = self._paces.get(training.about['method'])
         known = known or [pace for paces in self._paces.values() for pace in paces]
         # in epochs it cannot be told; then what counts is whether there is any time left
         length = 0 if training.by_epoch else training.length
-        return time.monotonic() + max(known, default=0) * length < self._end
+        return max(known, default=0) * length
 
 
-def run_sweeps(sweeps: Sequence[Sweep], minutes: float | None = None) -> int:
+def run_sweeps(
+    sweeps: Sequence[Sweep], minutes: float | None = None, share_teacher: bool = False
+) -> int:
     """Train what is not finished, and print what becomes of it.
 
     Args:
@@ -423,6 +429,8 @@ def run_sweeps(sweeps: Sequence[Sweep], minutes: float | None = None) -> int:
             table.
         minutes (float, optional): No training begins that would end after so long, as far as the pace
             of finished ones tells. Defaults to None, no limit.
+        share_teacher (bool): Trainings with the same teacher and batches share a process, in which the
+            teacher runs once for all of them. Defaults to False.
 
     Returns:
         int: The exit code: 1 if a training has failed, else 0.
@@ -443,7 +451,7 @@ def run_sweeps(sweeps: Sequence[Sweep], minutes: float | None = None) -> int:
         cell, seed = training.label.rsplit('-seed', 1)
         if (pair, cell, seed) not in known and find_result(training) is None:
             todo.append(training)
-    failures = {}
+    groups = sharing_groups(todo) if share_teacher else [Group([t], '') for t in todo]
     path = write_csv(work_dir, first.metric, first.table)
     pace = _Pace(minutes, read_csv(path))
     print(
@@ -451,6 +459,9 @@ def run_sweeps(sweeps: Sequence[Sweep], minutes: float | None = None) -> int:
         f'a training is <folder>/train.log in {work_dir}',
         flush=True,
     )
+    if share_teacher:
+        print(*(group.text for group in groups), sep='\n', flush=True)
+    failures = {}
     with make_progress() as progress:
         task = progress.add_task(
             'sweep', total=len(trainings), completed=len(trainings) - len(todo), note=''
@@ -458,27 +469,25 @@ def run_sweeps(sweeps: Sequence[Sweep], minutes: float | None = None) -> int:
         with Trainings(progress, first.jobs, devices, keep_bars=False) as pool:
             running = {}
             while True:
-                while len(running) < first.jobs and (new := next(filter(pace.fits, todo), None)):
-                    todo.remove(new)
-                    running[pool.submit(new)] = new
+                while len(running) < first.jobs and (new := next(filter(pace.fits, groups), None)):
+                    groups.remove(new)
+                    running[_submit(pool, new)] = new
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    training = running.pop(future)
-                    error = future.exception()
-                    if isinstance(error, TrainingError):
-                        failures[training.label] = error
-                        progress.console.print(
-                            f'{training.label}: failed', markup=False, soft_wrap=True
-                        )
-                    elif error is not None:
-                        raise error
-                    else:
-                        result = future.result()
-                        pace.add(training.about['method'], result['seconds'], result['iters'])
-                        write_csv(work_dir, first.metric, first.table)
-                    note = f'{len(failures)} failed' if failures else ''
-                    progress.update(task, advance=1, note=note)
+                    group = running.pop(future)
+                    for training, result in zip(group.trainings, _results(future, group)):
+                        if isinstance(result, TrainingError):
+                            failures[training.label] = result
+                            progress.console.print(
+                                f'{training.label}: failed', markup=False, soft_wrap=True
+                            )
+                        else:
+                            pace.add(training.about['method'], result['seconds'], result['iters'])
+                            write_csv(work_dir, first.metric, first.table)
+                        note = f'{len(failures)} failed' if failures else ''
+                        progress.update(task, advance=1, note=note)
+    left = [training for group in groups for training in group.trainings]
     for error in failures.values():
         print(f'\nweight_sweep.py: {error}', file=sys.stderr)
     if failures:
@@ -487,10 +496,27 @@ def run_sweeps(sweeps: Sequence[Sweep], minutes: float | None = None) -> int:
             'command does them again, and nothing else',
             file=sys.stderr,
         )
-    if todo:
+    if left:
         print(
-            f'{len(todo)} of {len(trainings)} trainings would not have ended within {minutes:g} '
+            f'{len(left)} of {len(trainings)} trainings would not have ended within {minutes:g} '
             'minutes; the same command goes on with them'
         )
     print(path)
     return 1 if failures else 0
+
+
+def _submit(pool: Trainings, group: Group) -> Future:
+    if len(group.trainings) == 1:
+        return pool.submit(group.trainings[0])
+    return pool.submit_group(group.trainings)
+
+
+def _results(future: Future, group: Group) -> list[dict | TrainingError]:
+    """Give what became of each training of a group."""
+    try:
+        result = future.result()
+    except TrainingError as error:
+        return [error] * len(group.trainings)
+    if len(group.trainings) == 1:
+        return [result]
+    return [result[training.label] for training in group.trainings]

@@ -54,6 +54,9 @@ class ResumableCheckpointHook(CheckpointHook):
 
     Args:
         **kwargs: As for MMEngine's ``CheckpointHook``.
+
+    Attributes:
+        listens (bool): Whether it acts upon SIGTERM itself. Else whoever does calls :meth:`stop_soon`.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -63,6 +66,7 @@ class ResumableCheckpointHook(CheckpointHook):
         self._has_trained = False
         self._resumed_from: dict | None = None  # meta of the checkpoint
         self._saved: int | None = None  # the iteration after which a checkpoint was last saved
+        self.listens = True
         self._signalled = False
         self._process: int | None = None  # where a signal is meant for the training
         self._previous_handler: Any = None
@@ -245,12 +249,18 @@ class ResumableCheckpointHook(CheckpointHook):
             self._group = distributed.new_group(
                 backend='gloo', timeout=timeout and timedelta(seconds=timeout)
             )
+        self._process = os.getpid()
+        if not self.listens:
+            return
         self._signalled = False
         try:
             self._previous_handler = signal.signal(signal.SIGTERM, self._on_signal)
         except ValueError:
             runner.logger.warning('SIGTERM ends this training at once: it is not the main thread.')
-        self._process = os.getpid()
+
+    def stop_soon(self) -> None:
+        """Stop as after SIGTERM: when the iteration or the validation is finished and saved."""
+        self._signalled = True
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() == self._process:

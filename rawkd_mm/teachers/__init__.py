@@ -6,6 +6,7 @@ from .feature_summary import FeatureSummary, ImageSummary, participation_ratio
 from .frozen_teacher import FrozenTeacher, build_teacher
 from .images import make_renormalize
 from .input_size import TeacherInput
+from .sharing import SharedTeacher
 from .speed import PRECISIONS, SpeedSettings, TeacherCompute
 from .speed_search import SpeedOptions, SpeedResult, SpeedRow, list_candidates, search_speed
 from .untrained import initial_vectors, shuffled_weights
@@ -18,6 +19,7 @@ __all__ = [
     'FrozenTeacher',
     'ImageSummary',
     'LoadedWeights',
+    'SharedTeacher',
     'SpeedOptions',
     'SpeedResult',
     'SpeedRow',

@@ -13,6 +13,7 @@ from ..features.mmrazor_adapter import RazorSide
 from ..training.build_model import build_model
 from .images import make_renormalize
 from .input_size import TeacherInput
+from .sharing import SharedTeacher
 from .speed import TeacherCompute
 
 __all__ = ['FrozenTeacher', 'build_teacher']
@@ -50,6 +51,8 @@ class FrozenTeacher:
         renormalize (Renormalize | None): Makes the teacher's images from the student's.
         input_size (TeacherInput): At which size it sees them.
         compute (TeacherCompute): What it computes in; copies share it, as they share the model.
+        capture (FeatureCapture): The features that it gives.
+        shared (SharedTeacher | None): Runs it for several students, if there are.
     """
 
     def __init__(
@@ -71,8 +74,9 @@ class FrozenTeacher:
         self.absent = absent
         self.classes = classes
         self.in_use = in_use
-        self._capture = capture
+        self.capture = capture
         self.compute = compute
+        self.shared: SharedTeacher | None = None
         self._razor = razor
         self.input_size = input_size
 
@@ -108,6 +112,12 @@ class FrozenTeacher:
             return torch.float32
         return next(self.model.parameters()).dtype
 
+    @property
+    def has_recorders(self) -> bool:
+        """Whether MMRazor's recorders or deliveries watch it."""
+        razor = self._razor
+        return razor.needs_whole_forward or bool(razor.recorders or razor.parameters)
+
     @torch.no_grad()
     def extract_features(
         self, inputs: Tensor, data_samples: list | None = None
@@ -126,6 +136,27 @@ class FrozenTeacher:
 
         What MMRazor's recorders and deliveries record is left in them.
         """
+        if self.shared is not None:
+            return self.shared.extract_features(self, inputs, data_samples)
+        return self.run(inputs, data_samples, self.capture)
+
+    @torch.no_grad()
+    def run(
+        self,
+        inputs: Tensor,
+        data_samples: list | None,
+        capture: FeatureCapture,
+    ) -> dict[FeatureSource, Tensor]:
+        """Run the model for the features of a capture; see :meth:`extract_features`.
+
+        Args:
+            inputs (Tensor): The student's images, shape (B, C, H, W).
+            data_samples (list, optional): What belongs to them.
+            capture (FeatureCapture): The features.
+
+        Returns:
+            dict[FeatureSource, Tensor]: The features.
+        """
         if self.model.training:
             self.model.eval()
         student_dtype = inputs.dtype  # of a student that was cast, where it is not the teacher's
@@ -137,13 +168,13 @@ class FrozenTeacher:
             self.compute.autocast(device_type),
         ):
             if self._razor.needs_whole_forward:
-                with self._capture.record(self.model) as recording:
+                with capture.record(self.model) as recording:
                     self.model(images, data_samples, mode='loss')
-                features = self._capture.features(recording, 'teacher')
+                features = capture.features(recording, 'teacher')
             else:
                 with self.compute.graphs():
                     features = run_to_last_feature(
-                        self.model, images, data_samples, self._capture, self._razor
+                        self.model, images, data_samples, capture, self._razor
                     )
         features = {
             source: self.input_size.crop(feature, source.text, inputs.shape[2:])

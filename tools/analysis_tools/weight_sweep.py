@@ -108,6 +108,13 @@ def make_arguments():
         help='begin no training that would end after so many minutes',
     )
     parser.add_argument(
+        '--share-teacher',
+        action='store_true',
+        help='train those of one seed in one process, in turns: the teacher runs once for all of them. '
+        'Their results are bit by bit those of separate trainings, on a device that repeats its '
+        'results. What cannot share is trained by itself, and a line says why',
+    )
+    parser.add_argument(
         '--gpus',
         type=int,
         default=1,
@@ -200,6 +207,10 @@ def check_configs(parser, args, methods: list[str]) -> None:
             f'the results of CONFIG would be called {" ".join(known)}, as those of a --method. Give '
             'another name with --name'
         )
+    if args.share_teacher and args.print:
+        parser.error('--print prints the commands of separate trainings; leave out --share-teacher')
+    if args.share_teacher and methods == ['student']:
+        parser.error('--share-teacher: the student alone has no teacher')
     if args.as_long_as is not None and (methods != ['student'] or args.grid):
         parser.error('--as-long-as is for --method student alone, without --grid')
     if args.work_dir is None:
@@ -226,7 +237,7 @@ def main() -> None:
         if args.print:
             print_commands(sweeps)
             return
-        sys.exit(run_sweeps(sweeps, args.minutes))
+        sys.exit(run_sweeps(sweeps, args.minutes, args.share_teacher))
     except (TrainingError, GridError, UsageError) as error:
         sys.exit(f'weight_sweep.py: error: {error}')
     except KeyboardInterrupt:
