@@ -1,4 +1,4 @@
 _base_ = (
     '../../configs/quickstart/'
-    'cad_bottleneck_pspnet-r18-w12_pspnet-r18-w4_1xb16-4k_digit-scenes-48x48.py'
+    'cad_bottleneck_pspnet-r18-w12_pspnet-r18-w4_1xb16-1k_digit-scenes-48x48_50-labels.py'
 )
