@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.registry import init_default_scope
 
 from rawkd_mm.compat import has_mmcv_ops
 from rawkd_mm.registry import MODELS
@@ -141,7 +142,7 @@ def evidence(monkeypatch):
 
 def arguments(evidence, part, **kwargs):
     """What the command line gives by default."""
-    defaults = dict(data=Path('data/x'), detector_data=Path('data/x'), iters=None, seeds=None)
+    defaults = dict(data=Path('data/x'), detector_data=Path('data/x'), iters=1000, seeds=None)
     defaults |= dict(jobs=1, naive_weight=1.0, out=Path('out.csv'))
     return argparse.Namespace(part=part, **{**defaults, **kwargs})
 
@@ -160,6 +161,9 @@ def test_parts_of_the_evidence(evidence):
         assert len(set(labels[part])) == len(labels[part])
         for training in trainings:
             assert training.settings['param_scheduler.0.total_steps'] == training.length
+            if training.about['method'] != 'student':
+                unlabelled = training.settings['custom_hooks.1.dataset.data_root']
+                assert unlabelled == 'data/x/images/train'
     assert [len(labels[part]) for part in ('alpha', 'methods', 'flat', 'where')] == [32, 12, 15, 15]
     shared = set(labels['alpha']) & set(labels['methods']) & set(labels['flat'])
     assert {label for _, label in shared} == {'student-seed0', 'cad-w3-seed0', 'lad-w3-seed0'}
@@ -170,6 +174,7 @@ def test_configs_of_the_evidence_train(file):
     from rawkd_mm.training import load_config, run_one_iteration
 
     cfg = load_config(str(file))
+    init_default_scope(cfg.default_scope)
     assert (cfg.optim_wrapper.get('clip_grad') is None) == (file.stem != 'mgd')
     losses = run_one_iteration(MODELS.build(cfg.model), cfg.optim_wrapper, (48, 48))
     distilled = {name: value for name, value in losses.items() if 'distill' in name}
@@ -188,7 +193,7 @@ def test_summary_of_the_evidence(evidence, tmp_path, monkeypatch, capsys):
     for method, weight, value, path, seconds in rows:
         for seed in (0, 1):
             lines.append(
-                f'pspnet-4000,{method},{weight},{seed},mIoU,{value + seed},4000,9,c,w,{seconds},10,'
+                f'pspnet-1000,{method},{weight},{seed},mIoU,{value + seed},1000,9,c,w,{seconds},10,'
                 f'0.5,{path}'
             )
     out.write_text('\n'.join(lines) + '\n')
