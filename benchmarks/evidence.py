@@ -47,6 +47,9 @@ NAIVE_WEIGHTS = {
     0.32: (1, 10, 100, 1000),
     3.2: (0.01, 0.1, 1, 10),
 }
+# Times a power of two, a feature has the same digits: LAD and CAD must give the same student, bit by
+# bit.
+EXACT_ALPHAS = (0.125, 8)
 FLAT_WEIGHTS = (3, 0.1, 100, 0.3, 30, 1, 10)
 PLACES = (
     'at_backbone', 'at_logits', 'at_both', 'before_relu', 'connector_bn', 'connector_bn_relu',
@@ -62,7 +65,7 @@ def make_teachers() -> None:
     """Make the rescaled teachers, unless they are there."""
     from rawkd_mm.analysis.rescale_teacher import write_rescaled_teacher
 
-    for alpha in NAIVE_WEIGHTS:
+    for alpha in (*NAIVE_WEIGHTS, *EXACT_ALPHAS):
         out = teacher_of(alpha)
         if alpha != 1 and not out.is_file():
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -123,19 +126,12 @@ def make_sweeps(args: argparse.Namespace) -> list:
 
     student = sweep('student')
     if args.part == 'alpha':
-        teachers = {alpha: [str(teacher_of(alpha))] for alpha in NAIVE_WEIGHTS if alpha != 1}
-        grids = {1: {}, **{alpha: {TEACHER_KEY: path} for alpha, path in teachers.items()}}
-        sweeps = [
-            sweep('naive', weights, grid=grids[alpha]) for alpha, weights in NAIVE_WEIGHTS.items()
-        ]
+        alphas = (*NAIVE_WEIGHTS, *EXACT_ALPHAS)
+        grids = {a: {} if a == 1 else {TEACHER_KEY: [str(teacher_of(a))]} for a in alphas}
         return [
             student,
-            *sweeps,
-            *(
-                sweep(method, [3], grid=grids[a])
-                for a in NAIVE_WEIGHTS
-                for method in ('lad', 'cad')
-            ),
+            *(sweep('naive', weights, grid=grids[a]) for a, weights in NAIVE_WEIGHTS.items()),
+            *(sweep(method, [3], grid=grids[a]) for a in alphas for method in ('lad', 'cad')),
         ]
     if args.part == 'methods':
         return [

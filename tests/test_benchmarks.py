@@ -164,7 +164,7 @@ def test_parts_of_the_evidence(evidence):
             if training.about['method'] != 'student':
                 unlabelled = training.settings['custom_hooks.1.dataset.data_root']
                 assert unlabelled == 'data/x/images/train'
-    assert [len(labels[part]) for part in ('alpha', 'methods', 'flat', 'where')] == [32, 12, 15, 15]
+    assert [len(labels[part]) for part in ('alpha', 'methods', 'flat', 'where')] == [36, 12, 15, 15]
     shared = set(labels['alpha']) & set(labels['methods']) & set(labels['flat'])
     assert {label for _, label in shared} == {'student-seed0', 'cad-w3-seed0', 'lad-w3-seed0'}
 
