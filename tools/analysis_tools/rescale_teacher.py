@@ -4,7 +4,7 @@
 Multiplies weight and bias of the norm before the feature by alpha, and divides the weights of the layers
 that read the feature by alpha. OUT.pth is a checkpoint for the same CONFIG. Before it is written, the
 predictions are compared in float64: on random images and, if they are there, on the validation data of
-CONFIG. A feature that does not allow it is refused with the reason. docs/analysis.md shows a use.
+CONFIG. A feature that does not allow it is refused with the reason. docs/sweeps.md shows a use.
 """
 
 import contextlib
