@@ -225,8 +225,8 @@ def main() -> None:
     parser.add_argument(
         '--share-teacher',
         action='store_true',
-        help='train those of one teacher and one seed in one process: faster, with the same results, but '
-        'what each took of the processor is not known, and --as-long-as is left out',
+        help='train those of one teacher and one seed in one process: faster, with the same results, '
+        'but what each took of the processor is not known, and --as-long-as is left out',
     )
     parser.add_argument(
         '--iters', type=int, default=1000, metavar='N', help='of each training (default: 1000)'

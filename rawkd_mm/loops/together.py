@@ -237,7 +237,10 @@ def train_together(builds: Mapping[str, Callable[[], Runner]]) -> int:
         _take_turns(turns, teacher, stopping)
     finally:
         signal.signal(signal.SIGTERM, previous)
-    print(f'The teacher ran {teacher.runs} times for {teacher.uses} batches of students.')
+    print(
+        f'The teacher ran {teacher.runs} times for {teacher.uses} batches of students, and kept the '
+        f'features of at most {teacher.most_kept} at a time.'
+    )
     failed = [turn.name for turn in turns if _has_failed(turn)]
     if failed:
         raise TogetherError(

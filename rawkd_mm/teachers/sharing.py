@@ -38,6 +38,7 @@ class SharedTeacher:
     Attributes:
         runs (int): How often the teacher has run.
         uses (int): How often features were asked for.
+        most_kept (int): Of how many batches it had the features at one time, at most.
     """
 
     def __init__(self) -> None:
@@ -46,6 +47,7 @@ class SharedTeacher:
         self._capture = FeatureCapture()
         self.runs = 0
         self.uses = 0
+        self.most_kept = 0
 
     def join(self, teacher: 'FrozenTeacher') -> str | None:
         """Let a student's teacher be the one of those that joined before.
@@ -140,6 +142,7 @@ class SharedTeacher:
             found = teacher.run(inputs, data_samples, self._capture)
             versions = tuple(feature._version for feature in found.values())
             self._batches.append(_Batch(inputs, state, found, versions))
+            self.most_kept = max(self.most_kept, len(self._batches))
         return {source: found[source] for source in teacher.capture.sources}
 
 

@@ -138,6 +138,7 @@ def test_each_student_is_what_it_is_alone(project, shared, name):
 def test_the_students_differ_and_the_teacher_runs_once(project, shared):
     found = re.search(r'The teacher ran (\d+) times for (\d+) batches', shared)
     assert found.groups() == ('4', '19')
+    assert 'and kept the features of at most 1 at a time.' in shared
     losses = [logged(project, f'shared/{name}')[1]['loss'] for name in TRAININGS]
     assert len(set(losses)) == len(losses)
 
