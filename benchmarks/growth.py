@@ -33,6 +33,7 @@ RESULTS = ROOT / 'benchmarks' / 'results' / 'growth.json'
 FIGURE = ROOT / 'docs' / 'images' / 'growth'
 CONFIG = 'cad_bottleneck_pspnet-r18-w12_pspnet-r18-w4_1xb16-4k_digit-scenes-48x48.py'
 FIELDS = ('axis', 'value', 'part', 'rounds', 'ms', 'spread_ms', 'megabytes')
+SIDE = 192  # of the images, in pixels, where it does not grow
 BLOCKS = 23  # of ResNet-101's third stage: as many features of one shape
 
 
@@ -76,7 +77,7 @@ def make_benchmark(axis: str, value: int):
 
     from rawkd_mm.analysis.benchmark import Benchmark, BenchmarkOptions
 
-    side = math.isqrt(value) if axis == 'pixels' else 192
+    side = math.isqrt(value) if axis == 'pixels' else SIDE
     options = BenchmarkOptions(
         str(ROOT / 'configs' / 'quickstart' / CONFIG),
         batch=value if axis == 'batch' else 4,
@@ -447,7 +448,7 @@ def main() -> None:
     parser.add_argument('--summary', action='store_true', help='measure nothing')
     parser.add_argument('--figure', type=Path, metavar='PREFIX', help='draw PREFIX.svg and .png')
     args = parser.parse_args()
-    rounds = args.rounds or (2 if args.small else 15)
+    rounds = (2 if args.small else 15) if args.rounds is None else args.rounds
     if rounds < 1:
         parser.error(f'--rounds must be at least 1, got {rounds}')
     if args.summary and not args.out.is_file():
