@@ -45,13 +45,13 @@ def start_node(project, rank, port, work_dir, *args):
         ), log
 
 
-def wait_for(nodes) -> list[str]:
-    """Wait until all nodes have ended well; gives what they printed."""
+def wait_for(nodes, fails=False) -> list[str]:
+    """Wait until all nodes have ended as they should; gives what they printed."""
     end = time.monotonic() + TIMEOUT
     try:
         for process, log in nodes:
             code = process.wait(max(0, end - time.monotonic()))
-            assert code == 0, f'{log.name} ended with {code}:\n{log.read_text()[-6000:]}'
+            assert (code != 0) == fails, f'{log.name} ended with {code}:\n{log.read_text()[-6000:]}'
     except subprocess.TimeoutExpired:
         logs = '\n'.join(f'{log.name}:\n{log.read_text()[-3000:]}' for _, log in nodes)
         pytest.fail(f'still running after {TIMEOUT} s:\n{logs}')
@@ -150,3 +150,20 @@ def test_weights_equal_those_of_one_process(project, trained):
         torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-5, msg=name)
     losses = project.losses('runs/two_nodes')
     assert losses == pytest.approx(project.losses('runs/one'), rel=1e-5)
+
+
+def test_a_node_without_the_checkpoint_ends_all(project, one_process_log, trained):
+    """Each node has a work dir of its own, and only the first one what --resume looks for."""
+    project.copy_of_interrupted('runs/one', 'runs/apart0')
+    port = free_port()
+    nodes = [start_node(project, rank, port, f'runs/apart{rank}', '--resume') for rank in (0, 1)]
+    logs = wait_for(nodes, fails=True)
+    assert 'The training resumes from the last checkpoint' in logs[0]
+    assert 'Traceback' not in logs[0].partition('torch/distributed')[0]
+    for log in logs:
+        assert (
+            'the processes do not begin with the same iteration: 2 in process 0, 2 in process 1, '
+            '0 in process 2, 0 in process 3.'
+        ) in log
+        assert 'Put the work dir where all nodes see it' in log
+    assert not (project.folder / 'runs/apart0/iter_4.pth').exists()
