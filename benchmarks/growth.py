@@ -332,6 +332,10 @@ def make_rows(result: dict) -> list[dict]:
     return rows
 
 
+def three_digits(number: float) -> str:
+    return f'{number:.0f}' if abs(number) >= 100 else f'{number:.3g}'
+
+
 def make_table(rows: list[dict]) -> list[str]:
     """Give the slopes as lines of Markdown, a row for each part of each axis."""
     lines = [
@@ -349,7 +353,7 @@ def make_table(rows: list[dict]) -> list[str]:
             if '' in measured:
                 cells += [''] * 3
                 continue
-            cells += [f'{measured[0]:.3g}', f'{measured[-1]:.3g}']
+            cells += [three_digits(measured[0]), three_digits(measured[-1])]
             is_positive = min(measured) > 0
             whole = find_slope(values, measured) if is_positive else None
             cells.append(f'{whole[0]:.2f} ± {whole[1]:.2f}' if whole else '')
@@ -378,7 +382,7 @@ def make_shares(rows: list[dict]) -> list[str]:
             continue
         whole = parts['distilled']
         shares = [parts[part]['ms'] / whole['ms'] for part in ('student', 'teacher', 'losses')]
-        cells = [AXES[axis].label, str(value), f'{whole["ms"]:.3g}']
+        cells = [AXES[axis].label, str(value), three_digits(whole['ms'])]
         cells += [f'{100 * share:.1f} %' for share in (*shares, 1 - sum(shares))]
         cells.append(f'{100 * (whole["megabytes"] / parts["student"]["megabytes"] - 1):+.1f} %')
         lines.append(f'| {" | ".join(cells)} |')
@@ -398,23 +402,25 @@ def draw(rows: list[dict]):
         2, len(axes), figsize=(3.2 * len(axes), 6), squeeze=False, layout='constrained'
     )
     styles = dict(student='C0-o', teacher='C1-s', distilled='k-D', losses='C3-^')
-    own = dict(zip(('LAD', 'CAD', *_CONNECTORS), ('C3-^', 'C4-v', 'C2-o', 'C5-s')))
+    styles |= dict(zip(('LAD', 'CAD', *_CONNECTORS), ('C4-v', 'C6-^', 'C2-o', 'C5-s')))
+    handles = {}
     for column, axis in zip(panels.T, axes):
         for panel, quantity, unit in zip(column, ('ms', 'megabytes'), ('ms of a core', 'MB')):
-            for part, style in (styles | own).items():
+            for part, style in styles.items():
                 points = [
                     (row['value'], row[quantity])
                     for row in rows
                     if (row['axis'], row['part']) == (axis, part) and row[quantity] != ''
                 ]
                 if points:
-                    panel.plot(*zip(*points), style, ms=4, lw=1.2, label=PARTS.get(part, part))
+                    (line,) = panel.plot(*zip(*points), style, ms=4, lw=1.2)
+                    handles.setdefault(PARTS.get(part, part), line)
             values = sorted({row['value'] for row in rows if row['axis'] == axis})
             panel.set(xscale='log', yscale='log', ylabel=unit, xlabel=AXES[axis].label)
-            panel.set_xticks(values, [str(value) for value in values])
+            panel.set_xticks(values, [str(value) for value in values], fontsize=7)
             panel.minorticks_off()
             panel.grid(alpha=0.3)
-        column[0].legend(fontsize=7)
+    figure.legend(handles.values(), handles, loc='outside lower center', ncols=4, frameon=False)
     return figure
 
 
