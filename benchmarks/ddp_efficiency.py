@@ -297,7 +297,10 @@ def measure_gradients(config: str, size: Sequence[int]) -> dict:
     ready = {}
 
     def note(name):
-        return lambda parameter: ready.setdefault(name, time.process_time())
+        def hook(parameter):
+            ready[name] = time.process_time()
+
+        return hook
 
     handles = [p.register_post_accumulate_grad_hook(note(name)) for name, p in parameters.items()]
     loss, _ = model.parse_losses(model(**distilled.data, mode='loss'))

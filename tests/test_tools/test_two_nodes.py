@@ -64,6 +64,9 @@ def wait_for(nodes, fails=False) -> list[str]:
 
 
 CONFIG = """
+import sys
+
+sys.path.insert(0, '{{ fileDirname }}')  # has the hook
 _base_ = './distillation.py'
 custom_imports = dict(imports=['rawkd_mm', 'keep_ranks'], allow_failed_imports=False)
 custom_hooks = [dict(type='FeatureGeometryHook', interval=2), dict(type='KeepRanks')]
