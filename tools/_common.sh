@@ -10,7 +10,7 @@ usage() {
 
 require_count() { # NAME VALUE
     if ! [[ $2 =~ ^[1-9][0-9]*$ ]]; then
-        echo "$(basename -- "$0"): $1 must be a positive number of processes, got '$2'" >&2
+        echo "$(basename -- "$0"): $1 must be a positive number, got '$2'" >&2
         usage
     fi
 }
@@ -36,12 +36,19 @@ gpu_visible() {
 run_distributed() {
     local tool=$1 processes=$2 nodes=${NNODES:-1} rank=${NODE_RANK:-0}
     shift 2
+    require_count NNODES "$nodes"
     local rendezvous=(--master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${PORT:-29500}")
     if ((nodes == 1)) && [[ -z ${PORT:-} ]]; then
         # a free port, so that two runs on one machine do not meet
         rendezvous=(--standalone)
     elif ((nodes > 1)) && [[ -z ${MASTER_ADDR:-} ]]; then
         echo "$(basename -- "$0"): with NNODES=$nodes, MASTER_ADDR must be the first node's address" >&2
+        exit 2
+    fi
+    # two nodes of one number would wait for each other until torchrun gives up
+    if ((nodes > 1)) && ! [[ ${NODE_RANK:-} =~ ^(0|[1-9][0-9]*)$ && ${NODE_RANK:-} -lt $nodes ]]; then
+        echo "$(basename -- "$0"): with NNODES=$nodes, NODE_RANK must be the number of this node," \
+            "0 to $((nodes - 1)), got '${NODE_RANK:-}'" >&2
         exit 2
     fi
     # Without GPUs the processes share the cores; torchrun would give one to each, whatever there is.

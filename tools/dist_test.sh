@@ -2,9 +2,9 @@
 # usage: tools/dist_test.sh CONFIG CKPT GPUS [ARGS of test.py...]
 #
 # Evaluates a checkpoint with GPUS processes on this machine: one for each GPU, or on the CPU where
-# there is none. From the environment: NNODES (1), NODE_RANK (0), MASTER_ADDR (127.0.0.1), PORT (one
-# node: a free one; several: 29500), PYTHON (the active environment's, else .venv's),
-# OMP_NUM_THREADS (without GPUs: the cores divided by GPUS).
+# there is none. From the environment: PORT (one node: a free one; several: 29500), PYTHON (the active
+# environment's, else .venv's), OMP_NUM_THREADS (without GPUs: the cores divided by GPUS). With several
+# nodes, run it on each with NNODES (1), NODE_RANK (0 on the first) and MASTER_ADDR (the first's address).
 
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/_common.sh"

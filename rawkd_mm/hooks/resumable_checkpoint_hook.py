@@ -11,13 +11,14 @@ from types import FrameType
 from typing import Any
 
 import torch
-from mmengine.dist import get_world_size, is_distributed, is_main_process
+from mmengine.dist import all_gather_object, get_world_size, is_distributed, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import distributed
 
 from ..registry import HOOKS
+from ..training.checkpoint import CheckpointError
 from ..training.checkpoint_files import POINTER, WholeFilesBackend, find_last_checkpoint
 from ..training.optimizer_state import regroup_optimizer_state
 from ..training.resume import begin_training, number_batches, seed_iteration, shield_workers
@@ -33,6 +34,21 @@ class TrainingInterrupted(SystemExit):
 
 class SavingError(OSError):
     """A checkpoint could not be written; the message says which and what is left."""
+
+
+def _check_same_beginning(runner: Runner) -> None:
+    """Refuse a training of which only some nodes have found the checkpoint.
+
+    DDP compares no weights: they would train on, each with its own.
+    """
+    iterations = all_gather_object(runner.iter)
+    if len(set(iterations)) > 1:
+        listed = ', '.join(f'{i} in process {rank}' for rank, i in enumerate(iterations))
+        raise CheckpointError(
+            f'the processes do not begin with the same iteration: {listed}. Not all of them have '
+            f'found the checkpoint in {runner.work_dir!r}. Put the work dir where all nodes see it, or '
+            'copy the checkpoint to the same path on each node.'
+        )
 
 
 @HOOKS.register_module()
@@ -100,7 +116,12 @@ class ResumableCheckpointHook(CheckpointHook):
                 )
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare files, batches and signals."""
+        """Prepare files, batches and signals.
+
+        Raises:
+            CheckpointError: If not all processes have the same iteration to begin with.
+        """
+        _check_same_beginning(runner)
         folder = str(self.out_dir or runner.work_dir)
         if self.backend_args is None and self.file_client_args is None and '://' not in folder:
             self.backend_args = dict(backend='whole_files')

@@ -22,7 +22,7 @@ __all__ = [
 
 
 class CheckpointError(ValueError):
-    """A checkpoint does not fit the model; the message lists where."""
+    """A checkpoint does not fit the model, or not all processes have it; the message lists where."""
 
 
 # Where other programs than MMEngine put the weights, in the order in which they are looked for.

@@ -60,6 +60,13 @@ def test_several_nodes(launch):
     assert lines[tool + 1 : tool + 4] == ['c.py', 'c.pth', '--tta']
     (message,) = launch('dist_train.sh', 'c.py', '8', NNODES='2', fails=True)
     assert 'MASTER_ADDR must be' in message
+    several = dict(NNODES='2', MASTER_ADDR='10.0.0.1', fails=True)
+    for rank in (dict(), dict(NODE_RANK='2'), dict(NODE_RANK='-1'), dict(NODE_RANK='b')):
+        (message,) = launch('dist_train.sh', 'c.py', '8', **several, **rank)
+        given = rank.get('NODE_RANK', '')
+        assert f"NODE_RANK must be the number of this node, 0 to 1, got '{given}'" in message
+    message = launch('dist_train.sh', 'c.py', '8', NNODES='two', fails=True)[0]
+    assert "NNODES must be a positive number, got 'two'" in message
 
 
 def test_port(launch):
