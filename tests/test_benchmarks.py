@@ -3,6 +3,7 @@
 import argparse
 import csv
 import importlib.util
+import json
 import os
 import sys
 from pathlib import Path
@@ -35,6 +36,60 @@ def test_precision(tmp_path, monkeypatch):
         assert 0 < float(row['angle_channel']) < 3
         assert 0 < float(row['loss_value']) < 6
         assert 0 < float(row['gradient_change']) < 0.3
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Load a benchmark by its name and run it with arguments."""
+
+    def load(name, *arguments):
+        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f'{name}.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.chdir(BENCHMARKS.parent)
+        monkeypatch.setattr(sys, 'argv', [f'{name}.py', *map(str, arguments)])
+        module.main()
+        return module
+
+    return load
+
+
+CAD = 'cad_bottleneck_pspnet-r18-w12_pspnet-r18-w4_1xb16-4k_digit-scenes-48x48.py'
+
+
+def test_step_parts(tmp_path, load, capsys):
+    out, config = tmp_path / 'parts.json', f'configs/quickstart/{CAD}'
+    options = ['--batch', 2, '--size', 32, 48, '--rounds', 2, '--warmup', 1]
+    load('step_parts', config, out, *options)
+    result = json.loads(out.read_text())
+    assert result['images'] == [2, 3, 32, 48] and result['config'] == config
+    seconds = result['seconds']
+    assert all(len(values) == 2 for values in seconds.values())
+    whole, *parts, rest, forward, backward, optimizer = list(seconds.values())[:8]
+    for i in range(2):
+        assert all(part[i] > 0 for part in parts)
+        assert whole[i] == pytest.approx(sum(part[i] for part in parts) + rest[i])
+        assert rest[i] == pytest.approx(forward[i] + backward[i] + optimizer[i], abs=1e-9)
+    assert '| distilled step | ' in capsys.readouterr().out
+
+
+def test_loaders(tmp_path, load, capsys):
+    sys.path.insert(0, str(BENCHMARKS.parent / 'tools' / 'dataset_converters'))
+    from digit_scenes_drawing import DigitScenesOptions
+    from digit_scenes_generator import generate
+
+    generate(tmp_path / 'data', DigitScenesOptions(train=32, val=2, size=(48, 48)), 1)
+    out = tmp_path / 'loaders.json'
+    root = f'train_dataloader.dataset.data_root={tmp_path / "data"}'
+    options = ['--iters', 4, '--skip', 1, '--rounds', 1, '--workers', 0, 1, '--cfg-options', root]
+    load('loaders', f'configs/quickstart/{CAD}', out, *options)
+    result = json.loads(out.read_text())
+    (alone,), (worker,) = result['workers']['0'], result['workers']['1']
+    assert alone['workers'] == 0
+    for parts in (alone, worker):
+        assert all(parts[name] > 0 for name in ('data', 'step', 'hooks', 'our hooks', 'sum'))
+        assert parts['our hooks'] < parts['hooks'] < parts['step']
+    assert '| 0 | ' in capsys.readouterr().out
 
 
 def test_few_labels_detector(tmp_path, monkeypatch, capsys):

@@ -90,7 +90,15 @@ class LabelRangeHook(Hook):
 
 
 def _check(labels: Tensor, allowed: LabelRange, sample: object, iteration: int) -> None:
-    is_wrong = (labels < 0) | (labels >= allowed.classes)
+    if not labels.numel():
+        return
+    # One pass is enough where nothing is ignored.
+    lowest, highest = labels.aminmax()
+    if lowest >= 0 and highest < allowed.classes:
+        return
+    is_wrong = labels >= allowed.classes
+    if lowest < 0:
+        is_wrong |= labels < 0
     for value in allowed.ignored:
         is_wrong &= labels != value
     if is_wrong.any():

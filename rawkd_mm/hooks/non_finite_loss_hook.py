@@ -2,8 +2,7 @@
 
 from typing import NamedTuple
 
-import torch
-from mmengine.dist import all_gather_object, all_reduce, is_distributed
+from mmengine.dist import all_gather_object, is_distributed
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from ..distillers import FeatureDistiller
 from ..registry import HOOKS
+from ..training.process_exchange import ProcessExchange
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -39,6 +39,10 @@ class NonFiniteLossHook(Hook):
         patience (int): With a loss scaler, after how many iterations in a row to stop. Defaults
             to 10.
 
+    Attributes:
+        exchange (ProcessExchange): How it finds out about the other processes; hooks that need them,
+            too, may have the same one.
+
     Raises:
         ValueError: If patience is not positive.
     """
@@ -50,6 +54,7 @@ class NonFiniteLossHook(Hook):
         if patience < 1:
             raise ValueError(f'patience must be at least 1 iteration, got {patience}')
         self.patience = patience
+        self.exchange = ProcessExchange()
         self._in_a_row = 0
 
     def after_train_iter(
@@ -73,10 +78,8 @@ class NonFiniteLossHook(Hook):
         losses = {k: v for k, v in (outputs or {}).items() if 'loss' in k and isinstance(v, Tensor)}
         if not losses:
             return
-        bad = ~torch.stack([v.detach().float().mean() for v in losses.values()]).isfinite().all()
-        flag = bad.float().reshape(1)
-        all_reduce(flag, op='max')
-        if not flag.item():
+        exchanged = self.exchange.after(runner.iter, outputs)
+        if exchanged.is_finite:
             self._in_a_row = 0
             return
         self._in_a_row += 1
@@ -86,7 +89,7 @@ class NonFiniteLossHook(Hook):
                 f'(loss scaling); the training stops after {self.patience} of these in a row.'
             )
             return
-        found = _describe(runner, losses) if bad else None
+        found = None if exchanged.is_own_finite else _describe(runner, losses)
         if is_distributed():
             found = _of_ranks(all_gather_object(found))
         else:

@@ -21,6 +21,7 @@ from ..registry import HOOKS
 from ..training.checkpoint import CheckpointError
 from ..training.checkpoint_files import POINTER, WholeFilesBackend, find_last_checkpoint
 from ..training.optimizer_state import regroup_optimizer_state
+from ..training.process_exchange import ProcessExchange
 from ..training.resume import begin_training, number_batches, seed_iteration, shield_workers
 
 # What a process gives back that SIGTERM has ended: 128 plus the signal's number, as shells have it.
@@ -73,10 +74,13 @@ class ResumableCheckpointHook(CheckpointHook):
 
     Attributes:
         listens (bool): Whether it acts upon SIGTERM itself. Else whoever does calls :meth:`stop_soon`.
+        exchange (ProcessExchange | None): How it finds out, after an iteration, whether another process
+            was told to stop; hooks that share one make one reduction. Defaults to None, by itself.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.exchange: ProcessExchange | None = None
         self._batches = None
         self._done = 0  # batches of the epoch
         self._has_trained = False
@@ -213,7 +217,11 @@ class ResumableCheckpointHook(CheckpointHook):
         self._done, self._has_trained = batch_idx + 1, True
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         is_complete = getattr(runner.optim_wrapper, 'should_update', lambda: True)()
-        if self._is_told_to_stop() and is_complete:
+        if self.exchange is not None and is_distributed():
+            told = self.exchange.after(runner.iter, outputs).is_told_to_stop
+        else:
+            told = self._is_any_told_to_stop()
+        if told and is_complete:
             self._stop(runner, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -224,7 +232,7 @@ class ResumableCheckpointHook(CheckpointHook):
 
     def after_val(self, runner: Runner) -> None:
         """Stop if the training was told to stop meanwhile."""
-        if self._process is not None and self._is_told_to_stop():
+        if self._process is not None and self._is_any_told_to_stop():
             self._stop(runner, runner.iter)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
@@ -301,7 +309,12 @@ class ResumableCheckpointHook(CheckpointHook):
             signal.signal(signal.SIGTERM, self._previous_handler)
             self._previous_handler = None
 
-    def _is_told_to_stop(self) -> bool:
+    @property
+    def is_told_to_stop(self) -> bool:
+        """Whether this process was told to stop."""
+        return self._signalled
+
+    def _is_any_told_to_stop(self) -> bool:
         """Whether any of the processes was; all have to ask."""
         if not is_distributed():
             return self._signalled

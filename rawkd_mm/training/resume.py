@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dataset import InfiniteSampler
+from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
@@ -49,7 +50,12 @@ def _seed(*key: int) -> None:
     words = np.random.SeedSequence(key).generate_state(8)
     random.seed(words[:4].tobytes())
     np.random.seed(words)
-    torch.manual_seed(int(words[4:6].view(np.uint64)[0]))
+    seed = int(words[4:6].view(np.uint64)[0])
+    if get_device() == 'cpu':
+        # torch.manual_seed would note, with a traceback, that a GPU is to be seeded some day
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 class _Batch(list):

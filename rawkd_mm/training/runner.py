@@ -9,7 +9,7 @@ from unittest.mock import patch
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import all_reduce_dict, init_dist, is_distributed
+from mmengine.dist import init_dist, is_distributed
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.model.utils import _BatchNormXd
@@ -17,13 +17,14 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import mmcv_full_available, set_multi_processing
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ..registry import find_type, type_name
 from .checkpoint_loading import weights_only
 from .mmrazor_parts import refuse_mmrazor_parts
 from .model_config import is_distillation
+from .process_exchange import ProcessExchange
 
 __all__ = ['AverageLossesHook', 'build_runner', 'leave_processes', 'replace_sync_batchnorm']
 
@@ -59,7 +60,14 @@ class AverageLossesHook(Hook):
     MMEngine logs those of the first process, so that the curve of several processes differs from
     that of one with the same total batch. To be registered with priority 'HIGHEST', before the
     losses are recorded.
+
+    Args:
+        exchange (ProcessExchange, optional): What other hooks reduce with, too. Defaults to None, one
+            of its own.
     """
+
+    def __init__(self, exchange: ProcessExchange | None = None) -> None:
+        self.exchange = exchange or ProcessExchange()
 
     def after_train_iter(
         self,
@@ -71,16 +79,14 @@ class AverageLossesHook(Hook):
         """Average in place.
 
         Args:
-            runner (Runner): Not used.
+            runner (Runner): Has the number of the iteration.
             batch_idx (int): Not used.
             data_batch (dict, optional): Not used.
             outputs (dict, optional): What the model's train_step gave: the losses by name, the same
                 names in every process.
         """
         if is_distributed() and outputs:
-            losses = {k: v.float() for k, v in outputs.items() if isinstance(v, Tensor)}
-            all_reduce_dict(losses, op='mean')
-            outputs.update(losses)
+            outputs.update(self.exchange.after(runner.iter, outputs).averages)
 
 
 class _CPUProcesses:

@@ -68,6 +68,32 @@ def test_students_classes_count(tmp_path):
         train(tmp_path, 7, algorithm)
 
 
+@pytest.mark.parametrize('dtype', [torch.int64, torch.uint8, torch.int16])
+@pytest.mark.parametrize('ignored', [(), (255,), (-100, 255)])
+def test_against_sets(dtype, ignored):
+    """Maps of random labels, of which few are wrong, with an independent way to find those."""
+    from rawkd_mm.hooks.label_range_hook import LabelRange, _check
+
+    lowest = 0 if dtype == torch.uint8 else -100
+    choices = [label for label in (lowest, -1, 0, 1, 4, 5, 254, 255) if label >= lowest]
+    generator = torch.Generator().manual_seed(0)
+    seen = set()
+    for _ in range(60):
+        few = [choices[i] for i in torch.randint(len(choices), (2,), generator=generator)] + [0, 4]
+        picked = torch.randint(len(few), (1, 6, 5), generator=generator)
+        labels = torch.tensor(few, dtype=dtype)[picked]
+        wrong = sorted(set(labels.flatten().tolist()) - set(range(5)) - set(ignored))
+        seen.add(bool(wrong))
+        if wrong:
+            with pytest.raises(ValueError) as error:
+                _check(labels, LabelRange(5, frozenset(ignored)), None, 1)
+            assert f'labels {wrong} in an image' in str(error.value)
+        else:
+            _check(labels, LabelRange(5, frozenset(ignored)), None, 1)
+    assert seen == {True, False}
+    _check(torch.zeros(0, dtype=dtype), LabelRange(5), None, 1)  # an image without objects
+
+
 def test_labels_of_boxes(mmdet):
     from helpers import build
     from mmdet.structures import DetDataSample
