@@ -85,7 +85,7 @@ def test_small_run_measures_everything(small):
     assert [(row['loss'], row['precision']) for row in results['precision']] == [
         ('CADLoss', 'bf16')
     ]
-    (parts,) = results['step_parts']
+    (parts,) = results['loss_share']
     assert 0 < parts['loss_share'] < 1 and parts['loss_seconds'] < parts['step_seconds']
 
 
@@ -324,7 +324,7 @@ def recorded():
         'pspnet-r18_fp32': json.loads(
             (folder / 'gpu_pspnet-r101_pspnet-r18_512x1024_fp32.json').read_text()
         ),
-        'step_parts': [
+        'loss_share': [
             dict(
                 config='a/pspnet.py', step_seconds=0.064, loss_seconds=0.0024, loss_share=0.0375,
                 profiles=dict(
@@ -401,7 +401,7 @@ def test_auto_decides_where_it_was_measured(gpu, recorded):
         ('gpu_tests', dict(failed=1), 'none fails'),
         ('training', dict(last_loss=2.0), 'the loss falls'),
         ('training', dict(finite=False), 'the loss falls'),
-        ('step_parts', None, 'losses take less'),
+        ('loss_share', None, 'losses take less'),
     ],
 )
 def test_a_target_is_missed_at_its_bound(gpu, recorded, name, change, words):
@@ -433,7 +433,7 @@ def test_what_is_missing_is_not_measured(gpu, recorded):
     (tests,) = targets_of(gpu, recorded, 'none fails')
     assert tests['note'] == 'all 5 tests were skipped'
     page = gpu.report.to_markdown(gpu.report.make_report(SESSION, ENVIRONMENT, *recorded))
-    assert '| step_parts | step_parts, it | dropped |  | late |' in page
+    assert '| loss_share | loss_share, it | dropped |  | late |' in page
     assert 'What a step consists of' not in page
     assert 'student in float32' in page and '| mixed precision |' not in page
 

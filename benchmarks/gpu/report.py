@@ -122,8 +122,8 @@ def check_targets(steps: list[dict], results: dict) -> list[dict]:
 
 
 def _subjects(name: str, title: str, result) -> list:
-    """Give what a result is about: step_parts has several pairs."""
-    if name == 'step_parts':
+    """Give what a result is about: loss_share has several pairs."""
+    if name == 'loss_share':
         return [(Path(entry['config']).stem, entry) for entry in result]
     return [(title, result)]
 
@@ -255,7 +255,7 @@ _ORDER = (
 def _targets_of(name: str) -> list[tuple[str, Callable]]:
     """Give the targets that a step's result decides on."""
     others = {
-        'step_parts': [(_LOSS, loss_share)],
+        'loss_share': [(_LOSS, loss_share)],
         'gpu_tests': [(_TESTS, tests_pass)],
         'training': [(_TRAINING, trains), (_RESUME, resumes)],
         'two_processes': [(_PROCESSES, two_processes)],
@@ -353,8 +353,8 @@ def to_markdown(report: dict) -> str:
         figure = report.get('figure')
         parts.append(f'No figure: {figure}' if figure else '![Times of a step](report.svg)')
     results = report['results']
-    if results.get('step_parts'):
-        parts += ['## What a step consists of', _step_parts_table(results['step_parts'])]
+    if results.get('loss_share'):
+        parts += ['## What a step consists of', _loss_share_table(results['loss_share'])]
     if results.get('losses'):
         parts += ['## The losses', _losses_table(results['losses'])]
     if results.get('precision'):
@@ -466,7 +466,7 @@ def _cells(rows: dict, name: str) -> list:
     ]
 
 
-def _step_parts_table(entries: list[dict]) -> str:
+def _loss_share_table(entries: list[dict]) -> str:
     header = ['', 'ms', 'GPU busy, ms', 'kernels', 'part of the step']
     rows = []
     for entry in entries:

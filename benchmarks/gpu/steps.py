@@ -106,7 +106,7 @@ def full_steps() -> list[Step]:
         tests('tests'),
         pair('pspnet-r18', 'amp', 170),
         script(
-            'step_parts', "the losses' part of a step, mixed precision", 'benchmarks/step_parts.py',
+            'loss_share', "the losses' part of a step, mixed precision", 'benchmarks/loss_share.py',
             90, *images, '--amp', inputs=segmentation,
         ),
         script(
@@ -148,7 +148,7 @@ def small_steps() -> list[Step]:
         tests('tests/test_losses_fgd.py'),
         pair('pspnet-r18', 'amp', 'configured', 'auto'),
         script(
-            'step_parts', "the losses' part of a step, mixed precision", 'benchmarks/step_parts.py',
+            'loss_share', "the losses' part of a step, mixed precision", 'benchmarks/loss_share.py',
             30, *images, '--amp', '--iters', '3', '--warmup', '1', inputs=[config],
         ),
         script(

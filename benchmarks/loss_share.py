@@ -11,7 +11,7 @@ For each CONFIG, with random weights and random images, one JSON entry:
   kernels of a step, and kernels, how many there are; for the losses likewise. torch.profiler counts
   them in one step. What lies between gpu_seconds and the step's time, the GPU waits for the host.
 
-    python benchmarks/step_parts.py CONFIG --amp --size 512 1024 --json parts.json
+    python benchmarks/loss_share.py CONFIG --amp --size 512 1024 --json loss_share.json
 """
 
 import argparse
