@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 SHAPES = {
     'segmentation': (512, [(64, 128)]),
     'detection': (256, [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]),
+    'small': (16, [(12, 12)]),  # to see that the program runs
 }
 BATCH = 2
 METHODS = Path(__file__).resolve().parents[1] / 'configs/_base_/methods'
@@ -144,7 +145,13 @@ def main():
         '--iters', type=int, default=16, metavar='N',
         help='rounds; in 16, each method follows each other one once (default: 16)',
     )  # fmt: skip
-    parser.add_argument('--shapes', nargs='+', default=list(SHAPES), choices=SHAPES)
+    parser.add_argument(
+        '--shapes', nargs='+', default=['segmentation', 'detection'], choices=SHAPES,
+        help='default: segmentation detection',
+    )  # fmt: skip
+    parser.add_argument(
+        '--methods', nargs='+', metavar='NAME', help="of the table's rows (default: all)"
+    )
     args = parser.parse_args()
     if args.iters < 2:
         parser.error(f'--iters must be at least 2, to have a spread of the times, got {args.iters}')
@@ -154,7 +161,7 @@ def main():
     device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     rows = []
     for shape in args.shapes:
-        rows += list(measure_shape(shape, device, args.iters))
+        rows += list(measure_shape(shape, device, args.iters, args.methods))
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with args.out.open('w', newline='') as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
@@ -174,7 +181,7 @@ def keep_memory():
         print('This is not glibc: the times contain what new memory costs.', file=sys.stderr)
 
 
-def measure_shape(shape: str, device, iters: int):
+def measure_shape(shape: str, device, iters: int, names=None):
     """Yield a row for each method."""
     import torch
 
@@ -219,7 +226,11 @@ def measure_shape(shape: str, device, iters: int):
 
         return step
 
-    steps = {name: make_step(make) for name, make in make_methods(channels, device).items()}
+    methods = make_methods(channels, device)
+    unknown = [name for name in names or () if name not in methods]
+    if unknown:
+        sys.exit(f'--methods {", ".join(unknown)}: expected some of {", ".join(methods)}')
+    steps = {name: make_step(methods[name]) for name in names or methods}
     times = {name: [] for name in steps}
     orders = balanced_orders(list(steps))
     for i in range(2 + iters):  # round after round, so that what the machine does meets all alike

@@ -3,7 +3,7 @@
 
 For each pair of teacher and student of the zoo, at full size, with random weights and random images;
 or, with --config, --teacher and --student, for a trained pair with the loss it was trained with and
-images of its data set. One row a precision and loss:
+images of its data set (without --teacher, random weights and images). One row a precision and loss:
 
 - device, size: where, and height x width of the images.
 - angle_layer, angle_channel: degrees between the float32 feature and that in low precision, over the
@@ -54,7 +54,7 @@ def make_arguments():
     parser.add_argument('--device', default=None, help='default: cuda if there is one, else cpu')
     parser.add_argument('--size', type=int, nargs=2, default=(128, 128), metavar=('H', 'W'))
     parser.add_argument('--precisions', nargs='+', default=['bf16'], metavar='NAME')
-    parser.add_argument('--config', metavar='CONFIG', help='a distillation that was trained')
+    parser.add_argument('--config', metavar='CONFIG', help='a distillation')
     parser.add_argument('--teacher', metavar='CKPT', help="with --config: the teacher's checkpoint")
     parser.add_argument(
         '--student', metavar='CKPT', help='with --config: a checkpoint of the distillation'
@@ -106,7 +106,7 @@ def compare(args, cfg, name: str):
     for part in (cfg.model, cfg.model.architecture, cfg.model.teacher):
         if (part.get('data_preprocessor') or {}).get('size') is not None:
             part['data_preprocessor']['size'] = size
-    if args.config:
+    if args.teacher:
         batch = real_batch(cfg)
     else:
         batch = make_batch(build_model(cfg.model.architecture), 2, size)

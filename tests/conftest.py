@@ -18,7 +18,7 @@ TESTS = Path(__file__).parent
 LONGEST = (
     'sweep', 'tests/test_tools/test_analysis_tools/test_weight_sweep_grid.py',
     'tests/test_compat.py', 'tests/test_tools/test_faults.py::test_torchrun',
-    'tests/test_tools/test_report.py', 'tests/test_tools/test_demo.py',
+    'tests/test_bench_gpu.py', 'tests/test_tools/test_report.py', 'tests/test_tools/test_demo.py',
     'tests/test_tools/test_rawkd_command.py',
     'tests/test_configs_coco.py', 'tests/test_tools/test_make_distill_config.py',
     'tests/test_algorithms/test_teacher_speed.py', 'tests/test_tools/test_detector.py',

@@ -1,6 +1,7 @@
 """A distillation's step: student alone, MMRazor's SingleTeacherDistill and this package."""
 
 import copy
+import functools
 import json
 import platform
 import resource
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +61,8 @@ class BenchmarkOptions:
         amp: Train the student in mixed precision.
         random_teacher: Do not look for the teacher's checkpoint.
         cpu_time: Count the seconds that the process computes, not those that it waits.
+        memory_jobs: Processes that measure memory side by side. On a GPU, each may take an equal part
+            of its memory.
     """
 
     config: str
@@ -70,6 +74,7 @@ class BenchmarkOptions:
     amp: bool = False
     random_teacher: bool = False
     cpu_time: bool = False
+    memory_jobs: int = 1
 
 
 class Benchmark:
@@ -172,8 +177,12 @@ class Benchmark:
     def measure_memory(self, name: str) -> dict:
         """Give the peak in MB of this process, or of its CUDA allocator in a later step.
 
-        In the first step on a GPU, cuDNN tries algorithms with as much memory as there is.
+        In the first step on a GPU, cuDNN tries algorithms with as much memory as there is, or as its
+        part is.
         """
+        if self.device.type == 'cuda' and self.options.memory_jobs > 1:
+            # a tenth is for the CUDA contexts
+            torch.cuda.set_per_process_memory_fraction(0.9 / self.options.memory_jobs, self.device)
         variant = self.build_variant(name)
         for _ in range(2):
             variant.step()
@@ -185,13 +194,43 @@ class Benchmark:
         unit = 1 if sys.platform == 'darwin' else 1024
         return dict(megabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
 
-    def memory_in_a_fresh_process(self, name: str) -> float:
-        """Give the peak in MB of a process that measures nothing else."""
-        command = [sys.executable, *self.command, '--memory-of', name]
+    def memory_in_a_fresh_process(self, name: str, jobs: int) -> float:
+        """Give the peak in MB of a process that measures nothing else, beside ``jobs`` - 1 others."""
+        command = [sys.executable, *self.command, '--memory-of', name, '--memory-jobs', str(jobs)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise BenchmarkError(f'the process that measures memory failed:\n{done.stderr[-3000:]}')
         return json.loads(done.stdout.splitlines()[-1])['megabytes']
+
+    def memory_in_fresh_processes(self, names: Sequence[str], advance) -> dict:
+        """Give the peak in MB of each variant.
+
+        Args:
+            names (Sequence[str]): The variants.
+            advance (Callable): Called after each.
+
+        Returns:
+            dict[str, float]: By name.
+
+        Raises:
+            BenchmarkError: If a process fails that has the device for itself.
+        """
+        jobs, found = self.options.memory_jobs, {}
+        if jobs > 1:
+            with ThreadPoolExecutor(jobs) as pool:
+                running = {
+                    pool.submit(self.memory_in_a_fresh_process, name, jobs): name for name in names
+                }
+                for future in as_completed(running):
+                    # what failed may have had too little memory: it is measured again, alone
+                    if future.exception() is None:
+                        found[running[future]] = future.result()
+                        advance()
+        for name in names:
+            if name not in found:
+                found[name] = self.memory_in_a_fresh_process(name, 1)
+                advance()
+        return found
 
     def _possible(self, names: list) -> list:
         """Leave out MMRazor's variant, with a note, where it cannot compute the same."""
@@ -214,12 +253,9 @@ class Benchmark:
         rounds = self.options.warmup + self.options.iters
         with make_progress() as progress:
             task = progress.add_task('memory', total=len(names), note='')
-            memory = {}
-            for name in names:
-                progress.update(task, note=name)
-                memory[name] = self.memory_in_a_fresh_process(name)
-                progress.advance(task)
-            progress.update(task, note='')
+            memory = self.memory_in_fresh_processes(
+                names, functools.partial(progress.advance, task)
+            )
             task = progress.add_task('losses', total=len(names), note='')
             variants, losses = [], {}
             for name in names:
@@ -282,6 +318,7 @@ class Benchmark:
             channels=variants[0].data['inputs'].shape[1],
             student_amp=self.amp,
             iters=self.options.iters,
+            memory_jobs=self.options.memory_jobs,
             schedule_iterations=iterations,
             schedule_gpus=gpus,
             floor_seconds=floor,

@@ -57,13 +57,22 @@ def make_arguments():
         help='without a GPU, on a machine that others use: count the seconds that the process '
         'computes, not those that it waits; best with OMP_NUM_THREADS=1, as threads wait busily',
     )
+    parser.add_argument(
+        '--memory-jobs',
+        type=int,
+        default=1,
+        metavar='N',
+        help='measure the memory of N variants side by side, each with an Nth of a GPU; one that fails '
+        'is measured again, alone (default: 1)',
+    )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write all numbers there')
     parser.add_argument('--memory-of', metavar='NAME', help='for the tool itself: one variant')
     add_cfg_options(parser)
     args = parse_args(parser)
-    for name in ('batch', 'iters'):
+    for name in ('batch', 'iters', 'memory_jobs'):
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f'--{name} must be at least 1, got {getattr(args, name)}')
+            option = name.replace('_', '-')
+            parser.error(f'--{option} must be at least 1, got {getattr(args, name)}')
     for name in args.variants or ():
         unknown = [part for part in name.split('+') if part not in known.SETTINGS]
         if name not in known.BASELINES and unknown:

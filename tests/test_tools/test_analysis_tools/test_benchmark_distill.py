@@ -17,7 +17,8 @@ def measured(project, call_tool):
     """Output and JSON; the project's teacher may not be trained yet, so that it is random."""
     code, out, err = call_tool(
         'distillation.py', '--variants', *NAMES, '--iters', 2, '--warmup', 1, '--batch', 2,
-        '--json', 'benchmark/result.json', '--random-teacher', tool='benchmark_distill',
+        '--json', 'benchmark/result.json', '--random-teacher', '--memory-jobs', 2,
+        tool='benchmark_distill',
     )  # fmt: skip
     assert code == 0, err
     return out, json.loads((project.folder / 'benchmark/result.json').read_text())
@@ -66,6 +67,31 @@ def test_table(measured):
     assert 'Hours: 4 iterations' in out
 
 
+ALONE = """
+import json, sys
+name, jobs = sys.argv[2], sys.argv[4]
+with open('{log}', 'a') as file:
+    file.write(f'{{name}} {{jobs}}\\n')
+if name == 'never' or (name == 'large' and jobs != '1'):
+    sys.exit(f'OutOfMemoryError: {{name}}')
+print(json.dumps(dict(megabytes=len(name))))
+"""
+
+
+def test_memory_that_fails_beside_others_is_measured_alone(project, tmp_path):
+    script, log = tmp_path / 'memory.py', tmp_path / 'log'
+    script.write_text(ALONE.format(log=log))
+    options = BenchmarkOptions(str(project.folder / 'distillation.py'), memory_jobs=3)
+    benchmark = Benchmark(options, torch.device('cpu'), [str(script)])
+    advanced = []
+    found = benchmark.memory_in_fresh_processes(['small', 'large', 'x'], lambda: advanced.append(1))
+    assert found == dict(small=5, large=5, x=1) and len(advanced) == 3
+    lines = log.read_text().split('\n')
+    assert sorted(lines[:3]) == ['large 3', 'small 3', 'x 3'] and lines[3:] == ['large 1', '']
+    with pytest.raises(BenchmarkError, match='OutOfMemoryError: never'):
+        benchmark.memory_in_fresh_processes(['small', 'never'], lambda: None)
+
+
 @pytest.mark.parametrize('enabled', [True, False])
 def test_cudnn_measures_where_a_training_lets_it(project, monkeypatch, enabled):
     monkeypatch.setattr(torch.backends.cudnn, 'benchmark', not enabled)
@@ -95,6 +121,7 @@ def test_losses_that_differ_stop_it():
     [
         (['--variants', 'bf16+fast'], 'bf16+fast: expected student, mmrazor, configured or'),
         (['--iters', '0'], '--iters must be at least 1, got 0'),
+        (['--memory-jobs', '0'], '--memory-jobs must be at least 1, got 0'),
         (['--device', 'cuda'], 'finds no GPU'),
     ],
 )
