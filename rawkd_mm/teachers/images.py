@@ -60,6 +60,8 @@ _RAW = _Normalization(torch.zeros(1, 1, 1), torch.ones(1, 1, 1), False, 0.0)
 
 def _normalization(preprocessor: nn.Module, role: str) -> _Normalization | None:
     """Read a data_preprocessor; None if it only moves images to the device."""
+    # a semi-supervised detector's has one for each kind of images
+    preprocessor = getattr(preprocessor, 'data_preprocessor', preprocessor)
     if type(preprocessor) is BaseDataPreprocessor:
         return None
     enabled = getattr(preprocessor, '_enable_normalize', None)
@@ -72,7 +74,9 @@ def _normalization(preprocessor: nn.Module, role: str) -> _Normalization | None:
         )
     result = _RAW._replace(swap=swap, pad_value=float(pad_value))
     if enabled:
-        result = result._replace(mean=preprocessor.mean.float(), std=preprocessor.std.float())
+        # a tracker's are (1, C, 1, 1)
+        mean, std = (x.float().view(-1, 1, 1) for x in (preprocessor.mean, preprocessor.std))
+        result = result._replace(mean=mean, std=std)
     return result
 
 

@@ -101,6 +101,7 @@ SHORTER = {
     ),
 }
 SHORTER['mmdet/strongsort'] = SHORTER['mmdet/bytetrack']
+SHORTER['mmdet/ocsort'] = dict(detector=SHORTER['mmdet/bytetrack'])
 # models that have a teacher of their own begin without its weights, and find its config
 SHORTER['mmdet/lad'] = dict(teacher_ckpt=None)
 SHORTER['mmdet/ld'] = dict(
