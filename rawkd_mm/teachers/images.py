@@ -80,6 +80,22 @@ def _normalization(preprocessor: nn.Module, role: str) -> _Normalization | None:
     return result
 
 
+def _are_alike(student: nn.Module, teacher: nn.Module) -> bool:
+    """Whether two data_preprocessors have the same class, settings and buffers."""
+
+    def settings(module: nn.Module) -> dict:
+        plain = (bool, int, float, str, list, tuple, type(None))
+        return {k: v for k, v in vars(module).items() if isinstance(v, plain) and k != 'training'}
+
+    buffers = [dict(module.named_buffers()) for module in (student, teacher)]
+    return (
+        type(student) is type(teacher)
+        and settings(student) == settings(teacher)
+        and buffers[0].keys() == buffers[1].keys()
+        and all(torch.equal(value, buffers[1][name]) for name, value in buffers[0].items())
+    )
+
+
 def make_renormalize(student: nn.Module, teacher: nn.Module) -> Renormalize | None:
     """Compare the images that two models expect.
 
@@ -95,7 +111,7 @@ def make_renormalize(student: nn.Module, teacher: nn.Module) -> Renormalize | No
     Raises:
         ValueError: If the one cannot be computed from the other.
     """
-    of_teacher = _normalization(teacher, 'teacher')
+    of_teacher = None if _are_alike(student, teacher) else _normalization(teacher, 'teacher')
     if of_teacher is None:
         return None
     of_student = _normalization(student, 'student') or _RAW

@@ -228,3 +228,10 @@ def test_persons_are_a_group_of_images():
     inputs, samples = made_up_batch(model, (256, 128))
     assert inputs.shape == (1, 4, 3, 256, 128)
     assert samples[0].gt_label.label.tolist() == [0, 0, 1, 1]
+    twin = build({'_scope_': 'mmdet', **config})
+    preprocessors = model.data_preprocessor, twin.data_preprocessor
+    # it does not tell the order of its channels, which does not matter where both have the same
+    assert make_renormalize(*preprocessors) is None
+    twin.data_preprocessor.to_rgb = False
+    with pytest.raises(ValueError, match='ReIDDataPreprocessor does not tell'):
+        make_renormalize(*preprocessors)
