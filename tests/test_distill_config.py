@@ -94,10 +94,44 @@ def test_fragments_are_found_where_the_package_is_installed(monkeypatch, tmp_pat
 
 
 @pytest.mark.usefixtures('mmdet')
-def test_a_tracker_without_data_is_told_its_detector():
-    name = 'mmdet::deepsort/deepsort_faster-rcnn_r50_fpn_8xb2-4e_mot17train_test-mot17test.py'
-    with pytest.raises(UsageError, match='DeepSORT follows .* Distil the FasterRCNN that it'):
+@pytest.mark.parametrize(
+    ('name', 'how', 'instead'),
+    [
+        (
+            'deepsort/deepsort_faster-rcnn_r50_fpn_8xb2-4e_mot17train_test-mot17test.py',
+            'does not train its FasterRCNN',
+            'sort/faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py',
+        ),
+        (
+            'masktrack_rcnn/masktrack-rcnn_mask-rcnn_r50_fpn_8xb1-12e_youtubevis2019.py',
+            'trains its MaskRCNN on frames of a video, one after the other',
+            'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+        ),
+        (
+            'qdtrack/qdtrack_faster-rcnn_r50_fpn_4e_base.py',
+            'trains its FasterRCNN on frames of a video, one after the other',
+            'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+        ),
+        (
+            'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py',
+            'trains its FasterRCNN on labelled and unlabelled images at once',
+            'faster_rcnn/faster-rcnn_r50-caffe_fpn_1x_coco.py',
+        ),
+    ],
+)
+def test_a_student_around_a_detector_is_told_a_config_of_it(name, how, instead):
+    name = f'mmdet::{name}'
+    with pytest.raises(UsageError) as error:
         check_trainable(name, read_config(name, 'student'))
+    assert how in str(error.value) and f', such as mmdet::{instead},' in str(error.value)
+    # a file of one's own, whose name says nothing
+    cfg = read_config(name, 'student')
+    with pytest.raises(
+        UsageError, match=r'name the config of a \w+ as the student with the classes'
+    ):
+        check_trainable('mine.py', cfg)
+    # what is named can be trained
+    check_trainable(f'mmdet::{instead}', read_config(f'mmdet::{instead}', 'student'))
 
 
 @pytest.mark.usefixtures('mmdet')

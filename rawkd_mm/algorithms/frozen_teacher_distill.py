@@ -23,6 +23,7 @@ from ..features import (
     image_channels,
     run_for_features,
     run_to_last_feature,
+    single_images,
 )
 from ..features.mmrazor_adapter import RazorSide
 from ..features.recorder import Recording
@@ -311,7 +312,8 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         """Compute the student's own losses and those of the distillation.
 
         Args:
-            batch_inputs (Tensor): Images, shape (B, C, H, W).
+            batch_inputs (Tensor): Images, shape (B, C, H, W); or clips or groups of T images,
+                (B, T, C, H, W), of a student that takes these. The teacher sees each image of them.
             data_samples (list, optional): Their annotations.
 
         Returns:
@@ -337,6 +339,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
             if self.calculate_student_loss:
                 losses = self._student_losses(batch_inputs, data_samples)
             return self._keep_connectors(losses)
+        images = single_images(batch_inputs, data_samples)  # what the features are of
         # The message hub has the number of the iteration, in a resumed training too.
         iteration = MessageHub.get_current_instance().get_info('iter', 0)
         is_speed_open = self._is_speed_open(iteration, batch_inputs.device)
@@ -348,15 +351,15 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
                     losses = self._student_losses(batch_inputs, data_samples)
                 student = self._student_capture.features(recording, 'student')
             else:
-                losses, student = {}, self._student_features(batch_inputs, data_samples)
+                losses, student = {}, self._student_features(*images)
             if is_speed_open:
                 del teacher
-                self._find_speed(batch_inputs, data_samples, student, iteration)
+                self._find_speed(*images, student, iteration)
                 self._teacher_razor.clear()
                 with separate_random_numbers(2 * iteration, batch_inputs.device):
                     teacher = self.frozen_teacher.extract_features(batch_inputs, data_samples)
             with separate_random_numbers(2 * iteration + 1, batch_inputs.device):
-                comparison = self._compare(student, teacher, data_samples)
+                comparison = self._compare(student, teacher, images[1])
         if unlabelled is None:
             losses.update(add_prefix(comparison.losses, 'distill'))
         else:
@@ -488,7 +491,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
         """Run both models for the features that a ``FeatureDistiller`` compares, and no further.
 
         Args:
-            batch_inputs (Tensor): Images, shape (B, C, H, W).
+            batch_inputs (Tensor): As for :meth:`loss`.
             data_samples (list, optional): What belongs to them.
 
         Returns:
@@ -502,6 +505,7 @@ class FrozenTeacherDistill(StudentAttributes, SingleTeacherDistill):
             raise TypeError(
                 f'features are compared by a FeatureDistiller, not by {type(distiller).__name__}'
             )
+        batch_inputs, data_samples = single_images(batch_inputs, data_samples)
         with self._razor_released():
             teacher = self.frozen_teacher.extract_features(batch_inputs, data_samples)
             with self._recorded_student() as recording:

@@ -1,7 +1,9 @@
 """The models of a student's and a teacher's config, each alone."""
 
 import copy
+import importlib.util
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -9,6 +11,8 @@ from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from ..features import FRAMES, TWO_KINDS, detector_alone
+from ..registry import type_name
 from ..teachers import build_teacher, teacher_from_name
 from ..training import (
     UsageError,
@@ -18,7 +22,7 @@ from ..training import (
     student_config,
     training_images,
 )
-from ..training.model_config import use_torch_sync_batchnorm
+from ..training.model_config import package_of, use_torch_sync_batchnorm
 
 # Images of the trial where there is no GPU: the longer side has at most as many pixels.
 CPU_SIZE = 256
@@ -87,21 +91,62 @@ def build_alone(cfg: Config, role: str) -> nn.Module:
 
 
 def check_trainable(name: str, cfg: Config) -> None:
-    """Refuse a student whose config has nothing to train it with, as MMEngine's Runner would."""
+    """Refuse a student that nothing can be trained with, or that trains a detector in its own way."""
     missing = [k for k in ('train_dataloader', 'train_cfg', 'optim_wrapper') if not cfg.get(k)]
+    inner = (cfg.model.get('detector') or {}).get('type')
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    if inner is not None and (missing or not preprocessor.get('use_det_processor')):
+        inner = type_name(inner)
+        how = TWO_KINDS if 'semi_train_cfg' in cfg.model else FRAMES
+        # DeepSORT and SORT take what others have trained
+        how = '' if 'train_dataloader' in missing and 'track_head' not in cfg.model else how
+        text = detector_alone(
+            type_name(cfg.model.type), inner, how, detector_config(name, cfg, inner)
+        )
+        raise UsageError(f'--student {name}: {text}')
     if missing:
-        text = (
+        raise UsageError(
             f'--student {name}: the config has no {", ".join(missing)}, so that nothing can be '
             'trained. The student keeps its own data and schedule: add them to its config'
         )
-        inner = (cfg.model.get('detector') or {}).get('type')
-        if inner is not None:  # deepsort, qdtrack
-            text = (
-                f'--student {name}: {cfg.model.type} follows objects through a video, and features are '
-                f'compared for single images. Distil the {inner} that it begins with: name the config '
-                'of that model alone, and let this one take over its weights'
-            )
-        raise UsageError(text)
+
+
+def detector_config(name: str, cfg: Config, kind: str) -> str:
+    """Find a published config of the detector that another one's name has in it.
+
+    Args:
+        name (str): The name of the config that holds the detector, such as
+            'mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py'.
+        cfg (Config): Its content.
+        kind (str): The detector's type, such as 'FasterRCNN'.
+
+    Returns:
+        str: Such as 'mmdet::faster_rcnn/faster-rcnn_r50-caffe_fpn_1x_coco.py'; '' if there is none.
+    """
+    package = package_of(cfg)
+    spec = importlib.util.find_spec(package) if package else None
+    if spec is None:
+        return ''
+    stem = Path(name.partition('::')[2] or name).stem
+
+    def shared(file: Path) -> int:
+        """How many words of a file's name, from the first on, the other has in a row."""
+        words = file.stem.split('_')
+        return max(
+            n for n in range(len(words) + 1) if f'_{"_".join(words[:n])}_' in f'_{stem}_' or not n
+        )
+
+    files = (Path(spec.origin).parent / '.mim' / 'configs').glob('*/*.py')
+    # those that have 'faster-rcnn_r50' in common
+    files = [file for file in files if shared(file) > 1 and file.stem != stem]
+    for file in sorted(files, key=lambda f: (-shared(f), len(f.stem), f.stem)):
+        try:
+            model = Config.fromfile(str(file)).get('model') or {}
+        except OSError:  # some published ones inherit from a file that is not there
+            continue
+        if model.get('type') == kind:
+            return f'{package}::{file.parent.name}/{file.name}'
+    return ''
 
 
 def trial_size(cfg: Config) -> tuple[int, int]:

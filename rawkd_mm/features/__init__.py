@@ -1,8 +1,11 @@
 """Naming a feature, recording it, listing features and choosing them."""
 
 from .choosing import (
+    FRAMES,
+    TWO_KINDS,
     AutoFeatureError,
     Feature,
+    detector_alone,
     find_classifier,
     find_features,
     find_memory,
@@ -12,14 +15,17 @@ from .choosing import (
 )
 from .dry_run import DryRun, blank_samples, dry_run, run_for_features, run_to_last_feature
 from .gradient import learning_parameters
+from .groups import single_images
 from .listing import ListedFeature, list_features, partners
 from .mmrazor_adapter import FeatureRecorder
-from .probe import NO_SINGLE_IMAGES, image_channels, without_traces
+from .probe import detector_within, image_channels, without_traces
 from .recorder import FeatureCapture
 from .source import FeatureSource
 from .unlabelled import UnlabelledBatch, is_unlabelled
 
 __all__ = [
+    'FRAMES',
+    'TWO_KINDS',
     'AutoFeatureError',
     'DryRun',
     'Feature',
@@ -27,9 +33,10 @@ __all__ = [
     'FeatureRecorder',
     'FeatureSource',
     'UnlabelledBatch',
-    'blank_samples',
     'ListedFeature',
-    'NO_SINGLE_IMAGES',
+    'blank_samples',
+    'detector_alone',
+    'detector_within',
     'dry_run',
     'find_classifier',
     'find_features',
@@ -44,5 +51,6 @@ __all__ = [
     'partners',
     'run_for_features',
     'run_to_last_feature',
+    'single_images',
     'without_traces',
 ]

@@ -11,15 +11,18 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from .dry_run import FeaturesComplete, dry_run, run_for_features
-from .probe import NO_SINGLE_IMAGES, image_channels, without_traces
+from .probe import detector_within, image_channels, without_traces
 from .source import FeatureSource
 
 __all__ = [
+    'FRAMES',
+    'TWO_KINDS',
     'AutoFeatureError',
     'Feature',
     'find_classifier',
     'find_features',
     'find_memory',
+    'detector_alone',
     'has_classifier',
     'maps_in',
     'match_features',
@@ -38,6 +41,10 @@ _PIXEL_EMBEDDINGS = {
     # Segmenter compares these tokens of patches with those of classes.
     'SegmenterMaskTransformerHead': 'patch_proj:tokens',
 }
+
+# What a student trains the detector within it on, of which no features are compared.
+FRAMES = 'frames of a video, one after the other'
+TWO_KINDS = 'labelled and unlabelled images at once'
 
 # What holds the part of a model that sees the image, in order.
 _BODIES = ('neck', 'backbone', 'image_encoder')
@@ -105,12 +112,14 @@ def find_features(model: BaseModel, role: str, shape: Sequence[int] | None = Non
     """Choose the features to distil; the parts that a model has decide, in this order.
 
     * A teacher of another library (:class:`rawkd_mm.teachers.ExternalTeacher`): all that it gives.
+    * What holds a detector (a tracker, say): those of the detector.
     * A head of mask classification (MaskFormer, Mask2Former, in mmseg and in mmdet; SAN; Segmenter):
       the map that its masks are products of, one level.
     * A segmentor's head with a classifier of positions: the last feature before it, found by running
       the head.
-    * A neck (detectors, query-based ones too): every level.
-    * Otherwise (C4 detectors, heads that classify no positions): the backbone's maps.
+    * A neck that gives maps (detectors, query-based ones too): every level.
+    * Otherwise (C4 detectors, heads that classify no positions, person re-identification): the
+      backbone's maps.
 
     Args:
         model (BaseModel): The model; any weights will do.
@@ -128,15 +137,21 @@ def find_features(model: BaseModel, role: str, shape: Sequence[int] | None = Non
     shape = shape or default_shape(model)
     if getattr(model, 'gives_features', False):
         return _levels(model, 'features', role, shape)
-    _check_single_images(model, role)
+    within = _checked_detector_within(model, role)
+    if within is not None:
+        return _of_part(within, find_features(getattr(model, within), role, shape))
     masks = _mask_features(model)
     if masks is not None:
         return [measure_feature(model, masks, shape)]
     if has_classifier(model):
         return [_feature_before_classifier(model, role, shape)]
     for path in _BODIES:
-        if getattr(model, path, None) is not None:
-            return _levels(model, path, role, shape)
+        if getattr(model, path, None) is None:
+            continue
+        if path == 'neck' and getattr(model, 'backbone', None) is not None:
+            if not list(maps_in(_first_output(model, path, shape))):
+                continue  # that of a classifier of whole images gives vectors
+        return _levels(model, path, role, shape)
     raise AutoFeatureError(
         f'no feature of the {role} {type(model).__name__} can be chosen automatically: it has none of '
         f'{", ".join(_BODIES)}, no head that classifies positions and none with a pixel decoder. Name '
@@ -159,6 +174,9 @@ def find_memory(model: BaseModel, role: str, shape: Sequence[int] | None = None)
         list[Feature]: The features, from the finest to the coarsest.
     """
     shape = shape or default_shape(model)
+    within = _checked_detector_within(model, role)
+    if within is not None:
+        return _of_part(within, find_memory(getattr(model, within), role, shape))
     decoder = _pixel_decoder(model)
     if decoder is not None:
         levels = [f for f in _levels(model, decoder, role, shape) if f.source.indices[0] == 1]
@@ -176,19 +194,49 @@ def find_memory(model: BaseModel, role: str, shape: Sequence[int] | None = None)
     return find_features(model, role, shape)
 
 
-def _check_single_images(model: BaseModel, role: str) -> None:
-    """Refuse trackers, and what learns from labelled and unlabelled images at once."""
-    preprocessor = type(getattr(model, 'data_preprocessor', None)).__name__
-    inner = next((x for n in ('detector', 'student') if (x := getattr(model, n, None))), None)
-    if preprocessor not in NO_SINGLE_IMAGES and inner is None:
-        return
-    takes = NO_SINGLE_IMAGES.get(preprocessor, 'no single images')
-    name = 'model for single images' if inner is None else type(inner).__name__
-    raise AutoFeatureError(
-        f'the {role} {type(model).__name__} takes {takes}, and features are chosen and compared for '
-        f'single images. Distil the {name} that it begins with: name the config of that model alone, '
-        'and let this one take over its weights'
+def detector_alone(kind: str, detector: str, trained_on: str, such_as: str = '') -> str:
+    """Say why a student is refused that holds a detector, and what to do.
+
+    Args:
+        kind (str): The student's class.
+        detector (str): That of the detector in it.
+        trained_on (str): What the student trains the detector on; '' if it does not train it.
+        such_as (str): A config of such a detector. Defaults to '', none is known.
+
+    Returns:
+        str: The end of an error message.
+    """
+    how = (
+        f'trains its {detector} on {trained_on}' if trained_on else f'does not train its {detector}'
     )
+    example = f', such as {such_as},' if such_as else ''
+    return (
+        f'{kind} {how}, and features are compared for a batch of single images. Distil the detector '
+        f'alone: name the config of a {detector} as the student{example} with the classes and data of '
+        f'yours. Then let {kind} begin with its weights: '
+        "detector=dict(init_cfg=dict(type='Pretrained', checkpoint=...))"
+    )
+
+
+def _checked_detector_within(model: BaseModel, role: str) -> str | None:
+    """Name the detector that a model holds; refuse a student that trains it in a way of its own."""
+    within = detector_within(model)
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    if within is None or role == 'teacher':
+        return within
+    # MMDetection's switch of trackers that train their detector on single images
+    if not getattr(preprocessor, 'use_det_processor', False):
+        names = type(model).__name__, type(getattr(model, within)).__name__
+        how = TWO_KINDS if hasattr(model, 'semi_test_cfg') else FRAMES
+        raise AutoFeatureError(f'the {role} {detector_alone(*names, how)}')
+    return within
+
+
+def _of_part(name: str, features: list[Feature]) -> list[Feature]:
+    """Name the features of a part of a model as the model's."""
+    return [
+        f._replace(source=f.source._replace(module=f'{name}.{f.source.module}')) for f in features
+    ]
 
 
 def has_classifier(model: BaseModel) -> bool:

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
 from .mmrazor_adapter import RazorSide
-from .probe import without_traces
+from .probe import detector_within, without_traces
 from .recorder import FeatureCapture
 from .source import FeatureSource
 from .tokens import GridSearch
@@ -43,6 +43,12 @@ def run_for_features(
     """
     if data_samples is None:
         data_samples = blank_samples(inputs)
+    within = detector_within(model)
+    if within is not None:  # a tracker has no tensor mode
+        prefix = f'{within}.'
+        inner = [s.removeprefix(prefix) for s in sources if s.startswith(prefix)]
+        run_for_features(getattr(model, within), inputs, data_samples, inner)
+        return
     heads = getattr(model, 'auxiliary_head', None)
     named = {'auxiliary_head': heads}
     if isinstance(heads, nn.ModuleList):
@@ -86,6 +92,9 @@ def _run(model: nn.Module, inputs: Tensor, data_samples: list) -> None:
     if hasattr(model, 'encode_decode') and _takes_more_than_features(head):
         # mmseg's tensor mode hands features to its heads and nothing else
         model.encode_decode(inputs, [sample.metainfo for sample in data_samples])
+    elif hasattr(model, 'track_head'):
+        # Mask2Former for videos, which has no tensor mode
+        model.track_head(model.backbone(inputs), data_samples)
     else:
         model(inputs, data_samples, mode='tensor')
 

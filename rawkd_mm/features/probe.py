@@ -1,4 +1,4 @@
-"""Runs a model on an image and restores its state; finds the images that it accepts."""
+"""Runs a model on an image and restores its state; finds what in it sees images, and which."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,16 +7,10 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-__all__ = ['NO_SINGLE_IMAGES', 'image_channels', 'without_traces']
+__all__ = ['detector_within', 'image_channels', 'without_traces']
 
 # Arguments that tell how many channels a layer takes: of convolutions, linear layers, norms.
 _INPUT_CHANNELS = ('in_channels', 'in_features', 'num_features')
-# What data_preprocessors take that are not for single images with one annotation each.
-NO_SINGLE_IMAGES = {
-    'TrackDataPreprocessor': 'several frames of a video',
-    'MultiBranchDataPreprocessor': 'labelled and unlabelled images at once',
-    'ReIDDataPreprocessor': 'several images of a person',
-}
 # Height and width of the image; windows and patches of the usual sizes divide it.
 _SIZE = 64
 
@@ -48,6 +42,23 @@ def without_traces(model: nn.Module) -> Iterator[None]:
         for cache, before in caches:
             cache.clear()
             cache.update(before)
+
+
+def detector_within(model: nn.Module) -> str | None:
+    """Name the detector that a model holds and runs on images.
+
+    It is ``detector`` of a tracker. A semi-supervised detector has two, of which one predicts.
+
+    Args:
+        model (nn.Module): A model of MMEngine's interface.
+
+    Returns:
+        str | None: The name of the attribute; None if the model holds no detector.
+    """
+    name = 'detector'
+    if hasattr(model, 'semi_test_cfg'):
+        name = (model.semi_test_cfg or {}).get('forward_on', 'teacher')
+    return name if isinstance(getattr(model, name, None), BaseModel) else None
 
 
 class _FirstLayer(Exception):
@@ -95,6 +106,9 @@ def image_channels(model: BaseModel) -> int:
         >>> image_channels(Net())
         4
     """
+    within = detector_within(model)
+    if within is not None:
+        return image_channels(getattr(model, within))
     means = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
     assumed = len(means) if means is not None and len(means) > 1 else 3
     found = _run_to_first_layer(model, assumed)
@@ -106,7 +120,7 @@ def image_channels(model: BaseModel) -> int:
 def _run_to_first_layer(model: BaseModel, channels: int) -> _FirstLayer | None:
     image = next(model.parameters()).new_zeros((1, channels, _SIZE, _SIZE))
     # the images first: a forward may begin with something else, a text for example
-    ways = [lambda: model(image, None, mode='tensor')]
+    ways = [lambda: model(image, None, mode='tensor'), lambda: model.backbone(image)]
     if hasattr(model, 'extract_feat'):
         ways.insert(0, lambda: model.extract_feat(image))
     with without_traces(model), ExitStack() as stack:

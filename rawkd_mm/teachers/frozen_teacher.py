@@ -8,7 +8,7 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from torch import Tensor, nn
 
 from ..compat import is_autocast_enabled
-from ..features import FeatureCapture, FeatureSource, run_to_last_feature
+from ..features import FeatureCapture, FeatureSource, run_to_last_feature, single_images
 from ..features.mmrazor_adapter import RazorSide
 from ..training.build_model import build_model
 from .images import make_renormalize
@@ -125,7 +125,8 @@ class FrozenTeacher:
         """Run the teacher as far as the last feature, on the student's images.
 
         Args:
-            inputs (Tensor): The student's images, shape (B, C, H, W).
+            inputs (Tensor): The student's images, shape (B, C, H, W); or its clips of T images,
+                (B, T, C, H, W), of which the teacher sees each image.
             data_samples (list, optional): What belongs to them.
 
         Returns:
@@ -159,6 +160,7 @@ class FrozenTeacher:
         """
         if self.model.training:
             self.model.eval()
+        inputs, data_samples = single_images(inputs, data_samples)
         student_dtype = inputs.dtype  # of a student that was cast, where it is not the teacher's
         images = self._images(inputs, data_samples)
         data_samples = self.input_size.samples(data_samples, inputs.shape[2:])

@@ -60,6 +60,8 @@ _RAW = _Normalization(torch.zeros(1, 1, 1), torch.ones(1, 1, 1), False, 0.0)
 
 def _normalization(preprocessor: nn.Module, role: str) -> _Normalization | None:
     """Read a data_preprocessor; None if it only moves images to the device."""
+    # a semi-supervised detector's has one for each kind of images
+    preprocessor = getattr(preprocessor, 'data_preprocessor', preprocessor)
     if type(preprocessor) is BaseDataPreprocessor:
         return None
     enabled = getattr(preprocessor, '_enable_normalize', None)
@@ -72,8 +74,26 @@ def _normalization(preprocessor: nn.Module, role: str) -> _Normalization | None:
         )
     result = _RAW._replace(swap=swap, pad_value=float(pad_value))
     if enabled:
-        result = result._replace(mean=preprocessor.mean.float(), std=preprocessor.std.float())
+        # a tracker's are (1, C, 1, 1)
+        mean, std = (x.float().view(-1, 1, 1) for x in (preprocessor.mean, preprocessor.std))
+        result = result._replace(mean=mean, std=std)
     return result
+
+
+def _are_alike(student: nn.Module, teacher: nn.Module) -> bool:
+    """Whether two data_preprocessors have the same class, settings and buffers."""
+
+    def settings(module: nn.Module) -> dict:
+        plain = (bool, int, float, str, list, tuple, type(None))
+        return {k: v for k, v in vars(module).items() if isinstance(v, plain) and k != 'training'}
+
+    buffers = [dict(module.named_buffers()) for module in (student, teacher)]
+    return (
+        type(student) is type(teacher)
+        and settings(student) == settings(teacher)
+        and buffers[0].keys() == buffers[1].keys()
+        and all(torch.equal(value, buffers[1][name]) for name, value in buffers[0].items())
+    )
 
 
 def make_renormalize(student: nn.Module, teacher: nn.Module) -> Renormalize | None:
@@ -91,7 +111,7 @@ def make_renormalize(student: nn.Module, teacher: nn.Module) -> Renormalize | No
     Raises:
         ValueError: If the one cannot be computed from the other.
     """
-    of_teacher = _normalization(teacher, 'teacher')
+    of_teacher = None if _are_alike(student, teacher) else _normalization(teacher, 'teacher')
     if of_teacher is None:
         return None
     of_student = _normalization(student, 'student') or _RAW

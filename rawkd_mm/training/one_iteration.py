@@ -13,7 +13,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
-from ..features import NO_SINGLE_IMAGES, image_channels
+from ..features import TWO_KINDS, detector_within, image_channels
 from ..registry import type_name
 from .runner import replace_sync_batchnorm
 
@@ -22,6 +22,8 @@ __all__ = ['TrialError', 'made_up_batch', 'main_head_classes', 'run_one_iteratio
 
 # Of a detector that is asked in words.
 _MOST_PHRASES = 20
+# Images of a person, and persons, in a batch of re-identification.
+_IDENTITIES, _IMAGES_EACH = 2, 2
 
 
 class TrialError(RuntimeError):
@@ -37,7 +39,8 @@ def main_head_classes(model: BaseModel) -> int | None:
     Returns:
         int | None: The number; None if no head tells it.
     """
-    for path in ('decode_head', 'roi_head.bbox_head', 'bbox_head', 'panoptic_head', 'mask_head'):
+    paths = ('decode_head', 'roi_head.bbox_head', 'bbox_head', 'panoptic_head', 'mask_head')
+    for path in (*paths, 'track_head'):
         head: object = model
         for name in path.split('.'):
             head = getattr(head, name, None)
@@ -68,19 +71,26 @@ def made_up_batch(
 
     Returns:
         tuple[Tensor, list[BaseDataElement]]: The images, shape (images, C, H, W), of as many channels
-        as the model takes, and their data samples.
+        as the model takes, and their data samples. Of a model of videos they are as many clips, shape
+        (images, T, C, H, W), and of person re-identification one group of 4 images,
+        (1, 4, C, H, W).
 
     Raises:
-        TrialError: If the model takes something else than single images.
+        TrialError: If the model takes labelled and unlabelled images at once.
     """
     preprocessor = model.data_preprocessor if preprocessor is None else preprocessor
-    takes = NO_SINGLE_IMAGES.get(type(preprocessor).__name__)
-    if takes is not None:
+    kind = type(preprocessor).__name__
+    if kind == 'MultiBranchDataPreprocessor':
         raise TrialError(
-            f'{type(model).__name__} takes {takes} ({type(preprocessor).__name__}), of which none are '
-            'made up. make_distill_config.py --no-check writes the config without trying it'
+            f'{type(model).__name__} takes {TWO_KINDS} ({kind}), of which none are made up. '
+            'make_distill_config.py --no-check writes the config without trying it'
         )
-    inputs, samples = made_up_images(model, size, images)
+    if kind == 'ReIDDataPreprocessor':
+        inputs, samples = _made_up_persons(model, size)
+    elif kind == 'TrackDataPreprocessor' and not preprocessor.use_det_processor:
+        inputs, samples = _made_up_clips(model, size, images)
+    else:
+        inputs, samples = made_up_images(model, size, images)
     if type(preprocessor) is BaseDataPreprocessor:
         # one that only moves the images to the device
         normalised = (torch.stack(inputs).float() - 127.5) / 73.9
@@ -115,6 +125,8 @@ def made_up_images(
         asked in words.
     """
     generator = torch.Generator().manual_seed(0)
+    within = detector_within(model)
+    model = model if within is None else getattr(model, within)
     shape, channels = tuple(size), image_channels(model)
     make = _segmentation_sample if hasattr(model, 'decode_head') else _detection_sample
     inputs, samples = [], []
@@ -136,6 +148,32 @@ def made_up_images(
         )
         samples.append(sample)
     return inputs, samples
+
+
+def _made_up_clips(
+    model: BaseModel, size: Sequence[int], clips: int
+) -> tuple[list[Tensor], list[BaseDataElement]]:
+    """Make clips of random images in which the same objects are seen: each (T, C, H, W)."""
+    from mmdet.structures import TrackDataSample
+
+    frames = getattr(model.track_head, 'num_frames', 2)
+    images, samples = made_up_images(model, size, clips * frames)
+    for sample in samples:
+        sample.gt_instances.instances_ids = torch.arange(len(sample.gt_instances))
+    parts = [slice(i * frames, (i + 1) * frames) for i in range(clips)]
+    tracks = [TrackDataSample(video_data_samples=samples[part]) for part in parts]
+    return [torch.stack(images[part]) for part in parts], tracks
+
+
+def _made_up_persons(
+    model: BaseModel, size: Sequence[int]
+) -> tuple[list[Tensor], list[BaseDataElement]]:
+    """Make one group of random images of persons, (N, C, H, W), as re-identification takes them."""
+    from mmdet.structures import ReIDDataSample
+
+    images, _ = made_up_images(model, size, _IDENTITIES * _IMAGES_EACH)
+    labels = torch.arange(_IDENTITIES).repeat_interleave(_IMAGES_EACH)
+    return [torch.stack(images)], [ReIDDataSample().set_gt_label(labels)]
 
 
 def _segmentation_sample(

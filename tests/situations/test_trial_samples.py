@@ -173,20 +173,16 @@ def test_a_model_without_preprocessor_gets_a_batch():
     assert inputs.abs().max() < 2 and inputs.std() == pytest.approx(1, abs=0.02)
 
 
-@pytest.mark.parametrize(
-    ('preprocessor', 'takes'),
-    [
-        (dict(type='TrackDataPreprocessor'), 'several frames of a video'),
-        (
-            dict(type='MultiBranchDataPreprocessor', data_preprocessor=dict(
-                type='DetDataPreprocessor')),
-            'labelled and unlabelled images at once',
-        ),
-    ],
-)  # fmt: skip
-def test_what_takes_no_single_images_is_said(preprocessor, takes):
-    """Trackers and semi-supervised detectors: no samples are made up for them."""
-    preprocessor = MODELS.build({'_scope_': 'mmdet', **preprocessor})
+def test_what_takes_two_kinds_of_images_is_said():
+    """Semi-supervised detectors: no samples are made up for them."""
+    preprocessor = MODELS.build(
+        dict(
+            type='MultiBranchDataPreprocessor',
+            data_preprocessor=dict(type='DetDataPreprocessor'),
+            _scope_='mmdet',
+        )
+    )
+    takes = 'labelled and unlabelled images at once'
     with pytest.raises(TrialError, match=f'FasterRCNN takes {takes} .*--no-check'):
         made_up_batch(build(faster_rcnn()), (64, 64), preprocessor=preprocessor)
 

@@ -489,19 +489,6 @@ def test_what_has_no_part_that_sees_the_image_is_refused():
         find_features(Other(), 'teacher', IMAGE)
 
 
-def test_a_tracker_names_its_detector():
-    class Tracker(BaseModel):
-        def __init__(self):
-            super().__init__()
-            self.detector = build(pspnet())
-
-        def forward(self, inputs, data_samples=None, mode='tensor'):
-            raise NotImplementedError
-
-    with pytest.raises(AutoFeatureError, match='takes no single images.* EncoderDecoder that'):
-        find_features(Tracker(), 'teacher', IMAGE)
-
-
 def test_a_feature_is_the_input_of_a_module_in_training_too():
     """The student's feature before dropout, and not what dropout makes of it."""
     student = segmentor_config(FOUND['FPNHead'][0])

@@ -101,6 +101,7 @@ SHORTER = {
     ),
 }
 SHORTER['mmdet/strongsort'] = SHORTER['mmdet/bytetrack']
+SHORTER['mmdet/ocsort'] = dict(detector=SHORTER['mmdet/bytetrack'])
 # models that have a teacher of their own begin without its weights, and find its config
 SHORTER['mmdet/lad'] = dict(teacher_ckpt=None)
 SHORTER['mmdet/ld'] = dict(
@@ -534,7 +535,10 @@ def main() -> None:
     parser.add_argument('-o', '--out', default=str(ROOT / 'docs/breadth.md'), metavar='FILE')
     parser.add_argument('--data', default=str(DATA), metavar='FILE', help='the results so far')
     parser.add_argument(
-        '--only', metavar='TEXT', help="only what has this in its key, such as 'family mmdet detr'"
+        '--only',
+        nargs='+',
+        metavar='TEXT',
+        help="only what has one of these in its key, such as 'family mmdet detr'",
     )
     parser.add_argument('--redo', action='store_true', help='run what there is a result of, too')
     parser.add_argument(
@@ -550,7 +554,7 @@ def main() -> None:
     records = json.loads(data.read_text()) if data.is_file() else {}
     known = jobs()
     records = {key: record for key, record in records.items() if key in known}
-    wanted = [key for key in known if not args.only or args.only in key]
+    wanted = [key for key in known if not args.only or any(text in key for text in args.only)]
     if not args.redo:
         wanted = [
             k
