@@ -225,7 +225,7 @@ def scale_step(
     gradients: Sequence[Gradient],
     gpus: int,
     network: Network,
-    collectives: int = 3,
+    collectives: int = 1,
 ) -> Step:
     """Calculate a step on several GPUs.
 
@@ -341,7 +341,7 @@ def parts(variant) -> tuple[float, float, float]:
 
 
 def calculate(
-    measured: dict, found: dict, gpus: Sequence[int], network: Network, collectives: int = 3
+    measured: dict, found: dict, gpus: Sequence[int], network: Network, collectives: int = 1
 ) -> list[dict]:
     """Calculate the rows of a benchmark.
 
@@ -446,8 +446,8 @@ def main() -> None:
         help='what a collective takes beside its hops (default: 10)',
     )  # fmt: skip
     parser.add_argument(
-        '--collectives', type=int, default=3, metavar='N',
-        help='how often tools/train.py communicates a few bytes in an iteration (default: 3)',
+        '--collectives', type=int, default=1, metavar='N',
+        help='how often tools/train.py communicates a few bytes in an iteration (default: 1)',
     )  # fmt: skip
     parser.add_argument('--gradients', type=Path, default=GRADIENTS, help=f'default: {GRADIENTS}')
     parser.add_argument(
