@@ -200,7 +200,7 @@ def test_ring_of_unequal_links_equals_a_simulation(ddp, between, gpus, size):
     for per_node in (1, 2, 4, 8):
         network = ddp.Network(per_node, between=between)
         expected = simulate_ring(size, gpus, network)
-        assert ddp.ring_seconds(size, gpus, network) == pytest.approx(expected, rel=0.03)
+        assert 0.95 * expected < ddp.ring_seconds(size, gpus, network) < 1.0001 * expected
 
 
 @pytest.mark.parametrize('seed', range(5))
