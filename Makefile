@@ -6,6 +6,7 @@ PYTHON ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 VERSIONS_ARGS ?=
+ZOO_ARGS ?=
 # A process for each core, up to four. Whole files, as their tests share trainings.
 # One process that shows all output: PYTEST_ARGS='-n 0 -s'.
 PYTEST := -n logical --maxprocesses 4 --dist loadfile
@@ -30,7 +31,7 @@ endef
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-det test test-seg test-all test-classic test-classic-quick test-versions \
-	test-mmrazor lint format env-demo env-seg env-test env-classic wheel-classic clean
+	test-mmrazor check-zoo lint format env-demo env-seg env-test env-classic wheel-classic clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 20
@@ -62,6 +63,9 @@ test-versions: env-test  ## run the quick tests with Python 3.10 to 3.13 and thr
 test-mmrazor: env-test env-classic  ## run MMRazor's own tests of distillation on both stacks
 	$(BIN)/python tools/dev/run_mmrazor_tests.py
 	$(CLASSIC)/python tools/dev/run_mmrazor_tests.py
+
+check-zoo: env-test  ## evaluate the models whose weights come along, compare with their page (ZOO_ARGS=...)
+	$(BIN)/python tools/dev/check_zoo.py $(ZOO_ARGS)
 
 lint:  ## check style and formatting
 	$(call setup,lint)
