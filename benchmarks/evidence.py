@@ -84,8 +84,12 @@ def natural_teacher(name: str, iters: int) -> Path:
     return WORK_DIRS / f'teachers/{name}-{iters}.pth'
 
 
-def train_teachers(args: argparse.Namespace) -> int:
-    """Train the teachers of the part natural, unless they are there; gives the exit code."""
+def train_teachers(args: argparse.Namespace) -> tuple[int, bool]:
+    """Train the teachers of the part natural, unless they are there.
+
+    Returns:
+        tuple[int, bool]: The exit code, and whether all are there: --minutes may have been too few.
+    """
     import torch
 
     from rawkd_mm.analysis.pictures import read_checkpoint
@@ -120,7 +124,7 @@ def train_teachers(args: argparse.Namespace) -> int:
             torch.save(dict(meta=dict(config=sweep.config), state_dict=state), out)
     if sweeps:
         write_csv(sweeps[0].work_dir, 'mIoU', args.out)
-    return code
+    return code, all(natural_teacher(name, iters).is_file() for name in NATURAL_TEACHERS)
 
 
 def make_natural_sweeps(args: argparse.Namespace) -> list:
@@ -153,12 +157,8 @@ def make_natural_sweeps(args: argparse.Namespace) -> list:
         ]
 
     sgd, upernet = (natural_teacher(name, args.teacher_iters) for name in NATURAL_TEACHERS)
-    return [
-        *sweeps(
-            'pspnet', 'lad.py', None, sgd
-        ),  # None: the teacher that comes along, of the part alpha
-        *sweeps('upernet', 'upernet.py', upernet),
-    ]
+    # None: the teacher that comes along, as in the part alpha
+    return [*sweeps('pspnet', 'lad.py', None, sgd), *sweeps('upernet', 'upernet.py', upernet)]
 
 
 def make_data(root: Path, size: int) -> None:
@@ -270,8 +270,10 @@ def train(args: argparse.Namespace) -> int:
 
     if args.part == 'alpha':
         make_teachers()
-    if args.part == 'natural' and (code := train_teachers(args)):
-        return code
+    if args.part == 'natural':
+        code, complete = train_teachers(args)
+        if not complete:
+            return code
     sweeps = make_sweeps(args)
     code = 0
     for folder in dict.fromkeys(sweep.work_dir for sweep in sweeps):
@@ -284,32 +286,35 @@ def train(args: argparse.Namespace) -> int:
     return code
 
 
-def summarise(args: argparse.Namespace) -> None:
-    """Write the table and the figures of what the CSV has of a part."""
-    import matplotlib
-
-    matplotlib.use('agg')
+def cells_of(sweeps: list) -> set[tuple[str, str]]:
+    """Name what sweeps train: pairs of models, and labels of cells."""
     from rawkd_mm.analysis.grid import cell_label, grid_points
-    from rawkd_mm.analysis.summarise_sweep import ANGULAR_WEIGHT, write_summary
     from rawkd_mm.analysis.sweep_results import number
 
-    sweeps = make_sweeps(args)
-    if args.part == 'methods':
-        sweeps += longer_students(sweeps, args.as_long_as)
-    only = {
+    return {
         (sweep.work_dir.name, cell_label(sweep.method_name, weight, point))
         for sweep in sweeps
         for weight in ([number(w) for w in sweep.weights] or [''])
         for point in grid_points(sweep.grid)
     }
+
+
+def summarise(args: argparse.Namespace) -> None:
+    """Write the table and the figures of what the CSV has of a part."""
+    import matplotlib
+
+    matplotlib.use('agg')
+    from rawkd_mm.analysis.summarise_sweep import ANGULAR_WEIGHT, write_summary
+
+    sweeps = make_sweeps(args)
+    if args.part == 'methods':
+        sweeps += longer_students(sweeps, args.as_long_as)
+    only = cells_of(sweeps)
     out = args.out.with_name(f'{args.out.stem}_{args.part}')
     write_summary([args.out], str(out), args.baseline, only=only)
-    if args.part == 'alpha':
+    if args.part in ('alpha', 'natural'):
         write_summary([args.out], f'{out}_angular', args.baseline, x=ANGULAR_WEIGHT, only=only)
     if args.part == 'natural':
-        write_summary(
-            [args.out], f'{out}_angular', args.baseline, by=TEACHER_KEY, x=ANGULAR_WEIGHT, only=only
-        )
         table = best_weights(args.out, only)
         out.with_name(f'{out.name}_best.md').write_text(table, encoding='utf-8')
         print(table)
@@ -321,36 +326,23 @@ def best_weights(path: Path, only: set) -> str:
 
     teachers = {}
     for cell in read_cells([path]):
-        if (
-            (cell.pair, cell.label) in only
-            and cell.method == 'naive'
-            and cell.mn_over_n is not None
-        ):
+        if (cell.pair, cell.label) in only and cell.method == 'naive' and cell.mn_over_n:
             teacher = Path(cell.point.get(TEACHER_KEY, 'as configured')).stem
             teachers.setdefault((cell.pair, teacher), []).append(cell)
     rows = []
-    for (pair, teacher), cells in teachers.items():
-        mean = {cell.label: sum(cell.values.values()) / len(cell.values) for cell in cells}
-        best = max(cells, key=lambda cell: mean[cell.label])
+    for key, cells in teachers.items():
+        means = [sum(cell.values.values()) / len(cell.values) for cell in cells]
+        best = cells[means.index(max(means))]
         sizes = [cell.mn_over_n for cell in cells]
-        row = [
-            pair,
-            teacher,
-            f'{min(sizes):.3g} to {max(sizes):.3g}',
-            len(best.values),
-            best.weight,
-        ]
-        row += [f'{mean[best.label]:.2f}', f'{2 * float(best.weight) * best.mn_over_n:.3g}']
-        rows.append((best.mn_over_n, row))
-    names = ['pair', 'teacher', 'mn/N over the weights', 'seeds', 'best w', 'mIoU there']
-    names.append('2w mn/N there')
-    lines = [f'| {" | ".join(names)} |', '|---' * len(names) + '|']
-    lines += [f'| {" | ".join(map(str, row))} |' for _, row in sorted(rows)]
+        numbers = [f'{min(sizes):.3g} to {max(sizes):.3g}', len(best.values), best.weight]
+        numbers += [f'{max(means):.2f}', f'{2 * float(best.weight) * best.mn_over_n:.3g}']
+        rows.append((best.mn_over_n, f'| {" | ".join(map(str, [*key, *numbers]))} |'))
+    names = 'pair | teacher | mn/N over the weights | seeds | best w | mIoU there | 2w mn/N there'
+    lines = [f'| {names} |', '|---' * 7 + '|', *(row for _, row in sorted(rows)), '']
     lines += [
-        '',
-        'Sorted by mn/N. If it decides which weight is the best, the best w falls from row to',
+        'Sorted by mn/N. If it decides which weight is the best, the best w falls from row to row,'
     ]
-    lines += ['row, and 2w mn/N is alike in all.']
+    lines += ['and 2w mn/N is alike in all.']
     return '\n'.join(lines) + '\n'
 
 

@@ -8,7 +8,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -170,7 +171,7 @@ def _replaced(value: object, replace: Mapping[str, str]) -> object:
     return value
 
 
-def _paths(value: object):
+def _paths(value: object) -> Iterator[str]:
     """Yield the paths that only one machine has."""
     if isinstance(value, dict):
         value = value.values()
@@ -370,6 +371,7 @@ def _relative(cfg: Config, root: Path) -> Config:
     return cfg
 
 
+@cache
 def _bases(root: Path) -> dict[Path, Config]:
     """Read the configs that others may inherit from."""
     found = {}

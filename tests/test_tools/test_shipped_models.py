@@ -222,6 +222,10 @@ def test_shipping(root, sweep, project, ship):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'executable', str(project.fast_python))
         assert publish(evaluate_with_tool(root, student, entries[name]['Weights']))[1] == value
+    out = project.run_mmseg(
+        'test.py', student, entries[name]['Weights'], '--work-dir', 'work_dirs/theirs', cwd=root
+    )
+    assert re.search(rf'mIoU: {re.escape(value)}\d* ', out), out[-2000:]
     text = first[METAFILE].decode()
     at = text.index('mIoU: ', text.index(f'Name: {name}'))
     changed = f'{float(value) + 0.01:.2f}'
