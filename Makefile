@@ -7,6 +7,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 VERSIONS_ARGS ?=
 BENCH_ARGS ?=
+ZOO_ARGS ?=
 # A process for each core, up to four. Whole files, as their tests share trainings.
 # One process that shows all output: PYTEST_ARGS='-n 0 -s'.
 PYTEST := -n logical --maxprocesses 4 --dist loadfile
@@ -31,7 +32,7 @@ endef
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-det test test-seg test-all test-classic test-classic-quick test-versions \
-	test-mmrazor bench-gpu lint format env-demo env-seg env-test env-classic wheel-classic clean
+	test-mmrazor bench-gpu check-zoo lint format env-demo env-seg env-test env-classic wheel-classic clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 20
@@ -67,6 +68,9 @@ test-mmrazor: env-test env-classic  ## run MMRazor's own tests of distillation o
 # With PYTHON, in an environment that is there already: nothing is installed.
 bench-gpu: $(if $(PYTHON),,env-test)  ## measure all that needs a GPU, in 25 minutes (PYTHON=..., BENCH_ARGS=...)
 	PYTHON=$(or $(PYTHON),$(BIN)/python) tools/dev/bench_gpu.sh $(BENCH_ARGS)
+
+check-zoo: env-test  ## evaluate the models whose weights come along, compare with their page (ZOO_ARGS=...)
+	$(BIN)/python tools/dev/check_zoo.py $(ZOO_ARGS)
 
 lint:  ## check style and formatting
 	$(call setup,lint)

@@ -11,6 +11,8 @@ alpha    Finding (3): teachers that compute the same, with a feature alpha times
 methods  All methods with 5 seeds, and the student alone for as many processor seconds as --as-long-as.
 flat     LAD and CAD with weights from 0.1 to 100, for PSPNet and (flat-detector) for RetinaNet.
 where    LAD and CAD at other features, and with other connectors.
+natural  Finding (3) with teachers that were trained differently: PSPNet with SGD and weight decay beside
+         PSPNet with AdamW, and UPerNet on a small Swin. It trains the teachers first.
 
 The setting is that of the demo, in which a distillation gains much: models and teachers of
 configs/quickstart, 50 labelled images (detector: 200), and all images for the distillation, without
@@ -36,7 +38,7 @@ CONFIGS = Path('benchmarks/evidence_configs')
 QUICKSTART = Path('configs/quickstart')
 TEACHER = 'pspnet_r18-w12_1xb16-4k_digit-scenes-48x48'
 DETECTOR = 'lad_neck_retinanet-r18-w32_retinanet-r18-w8_1xb16-1k_digit-scenes-64x64_200-labels.py'
-PARTS = ('alpha', 'methods', 'flat', 'flat-detector', 'where')
+PARTS = ('alpha', 'methods', 'flat', 'flat-detector', 'where', 'natural')
 TEACHER_KEY = 'model.teacher_ckpt'
 # alpha -> the weights of naive distillation: around 1 / alpha^2, where the paper expects the best one
 # if 1 is the best without rescaling, and 1 for all
@@ -50,6 +52,9 @@ NAIVE_WEIGHTS = {
 # Times a power of two, a feature has the same digits: LAD and CAD must give the same student, bit by
 # bit.
 EXACT_ALPHAS = (0.125, 8)
+NATURAL_WEIGHTS = (1, 10, 0.1, 100, 0.01, 1000)
+# Teachers that the part natural trains. The third of it, PSPNet with AdamW, comes along.
+NATURAL_TEACHERS = ('pspnet_sgd', 'upernet_teacher')
 FLAT_WEIGHTS = (3, 0.1, 100, 0.3, 30, 1, 10)
 PLACES = (
     'at_backbone', 'at_logits', 'at_both', 'before_relu', 'connector_bn', 'connector_bn_relu',
@@ -72,6 +77,88 @@ def make_teachers() -> None:
             config, weights = QUICKSTART / f'{TEACHER}.py', QUICKSTART / f'weights/{TEACHER}.pth'
             feature = 'decode_head.bottleneck'
             print(write_rescaled_teacher(str(config), str(weights), feature, alpha, out))
+
+
+def natural_teacher(name: str, iters: int) -> Path:
+    """Name the checkpoint of a teacher of the part natural."""
+    return WORK_DIRS / f'teachers/{name}-{iters}.pth'
+
+
+def train_teachers(args: argparse.Namespace) -> tuple[int, bool]:
+    """Train the teachers of the part natural, unless they are there.
+
+    Returns:
+        tuple[int, bool]: The exit code, and whether all are there: --minutes may have been too few.
+    """
+    import torch
+
+    from rawkd_mm.analysis.pictures import read_checkpoint
+    from rawkd_mm.analysis.sweep_results import write_csv
+    from rawkd_mm.analysis.weight_sweep import Sweep, make_trainings, run_sweeps
+
+    iters = args.teacher_iters
+    changed = [text for text in options(iters, args.data) if not text.startswith('custom_hooks')]
+    sweeps = [
+        Sweep(
+            str(CONFIGS / f'{name}.py'),
+            None,
+            (),
+            [0],
+            'mIoU',
+            WORK_DIRS / f'teachers-{iters}',
+            jobs=args.jobs,
+            cfg_options=changed,
+            name=name,
+        )
+        for name in NATURAL_TEACHERS
+        if not natural_teacher(name, iters).is_file()
+    ]
+    code = run_sweeps(sweeps, args.minutes) if sweeps else 0
+    for sweep in sweeps:
+        (training,) = make_trainings(sweep)
+        checkpoint = training.folder / f'iter_{iters}.pth'
+        if training.result_file.is_file():
+            state = read_checkpoint(str(checkpoint))['state_dict']
+            out = natural_teacher(sweep.name, iters)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(dict(meta=dict(config=sweep.config), state_dict=state), out)
+    if sweeps:
+        write_csv(sweeps[0].work_dir, 'mIoU', args.out)
+    return code, all(natural_teacher(name, iters).is_file() for name in NATURAL_TEACHERS)
+
+
+def make_natural_sweeps(args: argparse.Namespace) -> list:
+    """Give the sweeps of the part natural: those of PSPNet, and then those of UPerNet."""
+    from rawkd_mm.analysis.weight_sweep import Sweep
+
+    def sweeps(name: str, config: str, *teachers: Path | None) -> list:
+        changed = options(args.iters, args.data)
+        fixed = [] if None in teachers else [f'{TEACHER_KEY}={teachers[0]}']
+        grids = [{TEACHER_KEY: [str(path)]} if path and not fixed else {} for path in teachers]
+
+        def sweep(method: str, weights: Sequence[float] = (), grid: dict | None = None) -> Sweep:
+            return Sweep(
+                str(CONFIGS / config),
+                method,
+                weights,
+                range(args.seeds or 3),
+                'mIoU',
+                WORK_DIRS / f'{name}-{args.iters}',
+                jobs=args.jobs,
+                cfg_options=changed + fixed,
+                table=args.out,
+                grid=grid or {},
+            )
+
+        return [
+            sweep('student'),
+            *(sweep('naive', NATURAL_WEIGHTS, grid) for grid in grids),
+            *(sweep(method, [3], grid) for grid in grids for method in ('lad', 'cad')),
+        ]
+
+    sgd, upernet = (natural_teacher(name, args.teacher_iters) for name in NATURAL_TEACHERS)
+    # None: the teacher that comes along, as in the part alpha
+    return [*sweeps('pspnet', 'lad.py', None, sgd), *sweeps('upernet', 'upernet.py', upernet)]
 
 
 def make_data(root: Path, size: int) -> None:
@@ -101,6 +188,8 @@ def make_sweeps(args: argparse.Namespace) -> list:
     """Give what a part is made of."""
     from rawkd_mm.analysis.weight_sweep import Sweep
 
+    if args.part == 'natural':
+        return make_natural_sweeps(args)
     is_detector = args.part == 'flat-detector'
     data = args.detector_data if is_detector else args.data
     iters = args.iters
@@ -174,19 +263,40 @@ def train(args: argparse.Namespace) -> int:
         make_data(args.detector_data, 64)
     else:
         make_data(args.data, 48)
+    begun = os.times().elapsed
+
+    def left() -> float | None:
+        return args.minutes and args.minutes - (os.times().elapsed - begun) / 60
+
     if args.part == 'alpha':
         make_teachers()
+    if args.part == 'natural':
+        code, complete = train_teachers(args)
+        if not complete:
+            return code
     sweeps = make_sweeps(args)
-    begun = os.times().elapsed
-    code = run_sweeps(sweeps, args.minutes, args.share_teacher)
-    left = None
-    if args.minutes is not None:
-        left = args.minutes - (os.times().elapsed - begun) / 60
-    has_time = left is None or left > 0
+    code = 0
+    for folder in dict.fromkeys(sweep.work_dir for sweep in sweeps):
+        of_pair = [sweep for sweep in sweeps if sweep.work_dir == folder]
+        code = run_sweeps(of_pair, left(), args.share_teacher) or code
+    has_time = args.minutes is None or left() > 0
     if args.part == 'methods' and not args.share_teacher and not code and has_time:
         # of these the first seeds are enough to know how long
-        code = run_sweeps(longer_students(sweeps, args.as_long_as), left)
+        code = run_sweeps(longer_students(sweeps, args.as_long_as), left())
     return code
+
+
+def cells_of(sweeps: list) -> set[tuple[str, str]]:
+    """Name what sweeps train: pairs of models, and labels of cells."""
+    from rawkd_mm.analysis.grid import cell_label, grid_points
+    from rawkd_mm.analysis.sweep_results import number
+
+    return {
+        (sweep.work_dir.name, cell_label(sweep.method_name, weight, point))
+        for sweep in sweeps
+        for weight in ([number(w) for w in sweep.weights] or [''])
+        for point in grid_points(sweep.grid)
+    }
 
 
 def summarise(args: argparse.Namespace) -> None:
@@ -194,23 +304,46 @@ def summarise(args: argparse.Namespace) -> None:
     import matplotlib
 
     matplotlib.use('agg')
-    from rawkd_mm.analysis.grid import cell_label, grid_points
     from rawkd_mm.analysis.summarise_sweep import ANGULAR_WEIGHT, write_summary
-    from rawkd_mm.analysis.sweep_results import number
 
     sweeps = make_sweeps(args)
     if args.part == 'methods':
         sweeps += longer_students(sweeps, args.as_long_as)
-    only = {
-        (sweep.work_dir.name, cell_label(sweep.method_name, weight, point))
-        for sweep in sweeps
-        for weight in ([number(w) for w in sweep.weights] or [''])
-        for point in grid_points(sweep.grid)
-    }
+    only = cells_of(sweeps)
     out = args.out.with_name(f'{args.out.stem}_{args.part}')
     write_summary([args.out], str(out), args.baseline, only=only)
-    if args.part == 'alpha':
+    if args.part in ('alpha', 'natural'):
         write_summary([args.out], f'{out}_angular', args.baseline, x=ANGULAR_WEIGHT, only=only)
+    if args.part == 'natural':
+        table = best_weights(args.out, only)
+        out.with_name(f'{out.name}_best.md').write_text(table, encoding='utf-8')
+        print(table)
+
+
+def best_weights(path: Path, only: set) -> str:
+    """Say for each teacher how large mn/N is, and which weight of naive distillation is the best."""
+    from rawkd_mm.analysis.summarise_sweep import read_cells
+
+    teachers = {}
+    for cell in read_cells([path]):
+        if (cell.pair, cell.label) in only and cell.method == 'naive' and cell.mn_over_n:
+            teacher = Path(cell.point.get(TEACHER_KEY, 'as configured')).stem
+            teachers.setdefault((cell.pair, teacher), []).append(cell)
+    rows = []
+    for key, cells in teachers.items():
+        means = [sum(cell.values.values()) / len(cell.values) for cell in cells]
+        best = cells[means.index(max(means))]
+        sizes = [cell.mn_over_n for cell in cells]
+        numbers = [f'{min(sizes):.3g} to {max(sizes):.3g}', len(best.values), best.weight]
+        numbers += [f'{max(means):.2f}', f'{2 * float(best.weight) * best.mn_over_n:.3g}']
+        rows.append((best.mn_over_n, f'| {" | ".join(map(str, [*key, *numbers]))} |'))
+    names = 'pair | teacher | mn/N over the weights | seeds | best w | mIoU there | 2w mn/N there'
+    lines = [f'| {names} |', '|---' * 7 + '|', *(row for _, row in sorted(rows)), '']
+    lines += [
+        'Sorted by mn/N. If it decides which weight is the best, the best w falls from row to row,'
+    ]
+    lines += ['and 2w mn/N is alike in all.']
+    return '\n'.join(lines) + '\n'
 
 
 def main() -> None:
@@ -230,6 +363,13 @@ def main() -> None:
     )
     parser.add_argument(
         '--iters', type=int, default=1000, metavar='N', help='of each training (default: 1000)'
+    )
+    parser.add_argument(
+        '--teacher-iters',
+        type=int,
+        default=4000,
+        metavar='N',
+        help='of the teachers that the part natural trains (default: 4000, as those that come along)',
     )
     parser.add_argument('--seeds', type=int, metavar='N', help='how many (default: 3; methods: 5)')
     parser.add_argument(

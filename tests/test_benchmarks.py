@@ -253,7 +253,9 @@ def evidence(monkeypatch):
 def arguments(evidence, part, **kwargs):
     """What the command line gives by default."""
     defaults = dict(data=Path('data/x'), detector_data=Path('data/x'), iters=1000, seeds=None)
-    defaults |= dict(jobs=1, naive_weight=1.0, out=Path('out.csv'))
+    defaults |= dict(
+        jobs=1, naive_weight=1.0, out=Path('out.csv'), teacher_iters=4000, minutes=None
+    )
     return argparse.Namespace(part=part, **{**defaults, **kwargs})
 
 
@@ -274,22 +276,86 @@ def test_parts_of_the_evidence(evidence):
             if training.about['method'] != 'student':
                 unlabelled = training.settings['custom_hooks.1.dataset.data_root']
                 assert unlabelled == 'data/x/images/train'
-    assert [len(labels[part]) for part in ('alpha', 'methods', 'flat', 'where')] == [36, 12, 15, 15]
+    counts = dict(alpha=36, methods=12, flat=15, where=15, natural=26)
+    assert {part: len(labels[part]) for part in counts} == counts
     shared = set(labels['alpha']) & set(labels['methods']) & set(labels['flat'])
     assert {label for _, label in shared} == {'student-seed0', 'cad-w3-seed0', 'lad-w3-seed0'}
+    # the teacher that comes along: what the part alpha has trained
+    natural = set(labels['natural'])
+    shared |= {(pair, f'naive-w{w}-seed0') for pair, _ in shared for w in ('0.1', '1', '10', '100')}
+    assert natural & set(labels['alpha']) == shared
+    assert len([label for pair, label in natural if pair.startswith('upernet-')]) == 9
 
 
-@pytest.mark.parametrize('file', sorted((BENCHMARKS / 'evidence_configs').glob('*.py')))
+NATURAL = ('pspnet_sgd', 'upernet_student', 'upernet_teacher')
+CONFIGS = sorted((BENCHMARKS / 'evidence_configs').glob('*.py'))
+
+
+@pytest.mark.parametrize('file', [file for file in CONFIGS if file.stem not in NATURAL])
 def test_configs_of_the_evidence_train(file):
     from rawkd_mm.training import load_config, run_one_iteration
 
     cfg = load_config(str(file))
     init_default_scope(cfg.default_scope)
+    if file.stem == 'upernet':  # its teacher is to be trained first
+        cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
     assert (cfg.optim_wrapper.get('clip_grad') is None) == (file.stem != 'mgd')
     losses = run_one_iteration(MODELS.build(cfg.model), cfg.optim_wrapper, (48, 48))
     distilled = {name: value for name, value in losses.items() if 'distill' in name}
     assert len(distilled) == (2 if file.stem in ('lad_kl', 'cad_kl', 'at_both') else 1)
     assert all(0 < value < 1e4 for value in distilled.values()), distilled
+
+
+def test_natural_teachers_train(evidence, tmp_path, monkeypatch):
+    """They differ from the teacher that comes along in what they are about."""
+    from mmengine.optim import build_optim_wrapper
+    from zoo import check_step
+
+    from rawkd_mm.analysis.pictures import build_model
+    from rawkd_mm.training import load_config, made_up_batch, replace_sync_batchnorm
+
+    init_default_scope('mmseg')
+    ours = load_config(str(evidence.QUICKSTART / f'{evidence.TEACHER}.py'))
+    for name in NATURAL:
+        cfg = load_config(str(evidence.CONFIGS / f'{name}.py'))
+        same = {key for key in cfg if cfg[key] == ours.get(key)}
+        changed = {'model', 'param_scheduler'} if name != 'pspnet_sgd' else set()
+        assert cfg.keys() - same == changed | {'optim_wrapper'}
+        model = build_model(cfg)
+        replace_sync_batchnorm(model)
+        inputs, samples = made_up_batch(model, (48, 48))
+        wrapper = build_optim_wrapper(model.train(), cfg.optim_wrapper)
+        check_step(cfg, model, wrapper, dict(inputs=inputs, data_samples=samples))
+    sgd = load_config(str(evidence.CONFIGS / 'pspnet_sgd.py')).optim_wrapper
+    assert sgd.optimizer == dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+
+def test_best_weights_of_the_natural_teachers(evidence, tmp_path):
+    """Sorted by mn/N; the best weight is that of the best mean."""
+    out = tmp_path / 'evidence.csv'
+    sgd = str(evidence.natural_teacher('pspnet_sgd', 4000))
+    lines = [
+        'pair,method,weight,seed,metric,value,iters,seconds,config,work_dir,processor_seconds,'
+        'startup_seconds,mn_over_N,model.teacher_ckpt'
+    ]
+    for pair, weight, values, size, path in (
+        ('pspnet-1000', '1', (50, 51), 1.5, ''),
+        ('pspnet-1000', '10', (52, 48), 1.6, ''),
+        ('pspnet-1000', '1', (40, 41), 0.02, sgd),
+        ('pspnet-1000', '100', (45, 47), 0.03, sgd),
+        ('upernet-1000', '0.1', (30, 31), 20, ''),
+        ('other-1000', '0.1', (99, 99), 20, ''),
+    ):
+        for seed, value in enumerate(values):
+            lines.append(f'{pair},naive,{weight},{seed},mIoU,{value},9,9,c,w,9,9,{size},{path}')
+    out.write_text('\n'.join(lines) + '\n')
+    args = arguments(evidence, 'natural', iters=1000)
+    text = evidence.best_weights(out, evidence.cells_of(evidence.make_sweeps(args)))
+    assert [line for line in text.splitlines() if '-1000' in line] == [
+        '| pspnet-1000 | pspnet_sgd-4000 | 0.02 to 0.03 | 2 | 100 | 46.00 | 6 |',
+        '| pspnet-1000 | as configured | 1.5 to 1.6 | 2 | 1 | 50.50 | 3 |',
+        '| upernet-1000 | as configured | 20 to 20 | 2 | 0.1 | 30.50 | 4 |',
+    ]
 
 
 def test_summary_of_the_evidence(evidence, tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ from .config import (
     set_work_dir,
     use_resumable_checkpoints,
 )
+from .leaf_config import leaf_text
 from .model_config import (
     inline_models,
     is_distillation,
@@ -47,6 +48,7 @@ __all__ = [
     'is_distillation',
     'is_external_teacher',
     'join_imports',
+    'leaf_text',
     'leave_processes',
     'load_all_weights',
     'load_config',
