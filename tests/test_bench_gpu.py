@@ -350,6 +350,9 @@ def recorded():
             dict(backend='nccl', processes=1, works=True, iterations=50, loss=1.0),
         ],
     }  # fmt: skip
+    for name in ('pspnet-r18_amp', 'pspnet-r18_fp32'):
+        for row in results[name]['variants']:
+            row['teacher_settings'] = None  # these results are older than this entry
     steps = [
         dict(name=name, title=f'{name}, it', status='done', seconds=10.0, message=None, log=None)
         for name in results
