@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
 from rawkd_mm.compat import has_mmcv_ops
@@ -191,7 +192,7 @@ def test_summary_of_query_models(query_models, tmp_path, monkeypatch, capsys):
 def distance_of_channels(runner, scenes):
     """1 - cos of each channel of the student's feature and the teacher's, mean: what CAD makes small."""
     runner.model.eval()
-    data = runner.model.data_preprocessor([scenes[index] for index in range(16)], False)
+    data = runner.model.data_preprocessor(pseudo_collate([scenes[i] for i in range(16)]), False)
     (pair,) = runner.model.extract_features(data['inputs'], data['data_samples']).values()
     cosines = torch.nn.functional.cosine_similarity(
         pair.student.flatten(2), pair.teacher.flatten(2), 2

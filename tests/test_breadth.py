@@ -75,19 +75,17 @@ def test_a_row_says_what_was_chosen_or_why_nothing_was(package):
 # What no sound feature is chosen for: models of videos, with a teacher of their own, without data.
 REFUSED = {
     'mmseg': ''.split(),
-    'mmdet': 'clrnet deepsort mask2former_vis masktrack_rcnn ocsort qdtrack reid soft_teacher'.split(),
+    'mmdet': 'clrnet deepsort masktrack_rcnn qdtrack soft_teacher'.split(),
 }
 # What needs packages, files or a GPU that could not be had; the page has the error of each.
 NOT_HERE = {
     'mmseg': 'vpd'.split(),
-    'mmdet': 'carafe glip misc timm_example'.split(),
+    'mmdet': 'carafe misc'.split(),
 }
 # What failed, or took more time than the count had.
 FAILED = {
-    'mmseg': 'san'.split(),
-    'mmdet': (
-        'grounding_dino lad ld mm_grounding_dino res2net simple_copy_paste strong_baselines '
-    ).split(),
+    'mmseg': ''.split(),
+    'mmdet': 'glip grounding_dino mm_grounding_dino reid'.split(),
 }
 
 

@@ -1,5 +1,8 @@
 # Ours, DigitScenes: mIoU 55.40.
-_base_ = '../quickstart/cad_bottleneck_pspnet-r18-w12_pspnet-r18-w4_1xb16-1k_digit-scenes-48x48_50-labels.py'
+_base_ = (
+    '../quickstart/'
+    'cad_bottleneck_pspnet-r18-w12_pspnet-r18-w4_1xb16-1k_digit-scenes-48x48_50-labels.py'
+)
 
 custom_hooks = [
     dict(interval=12, type='FeatureGeometryHook'),

@@ -415,10 +415,14 @@ def _student_config(cfg: Config, name: str, root: Path, staging: Path) -> str | 
     if not is_distillation(cfg):
         return None
     student = student_config(cfg)
-    for path, other in _bases(root).items():
-        keys = ('model', 'test_dataloader', 'test_evaluator')
-        if all(other.get(key) == student.get(key) for key in keys):
-            return path.relative_to(root).as_posix()
+    keys = ('model', 'test_dataloader', 'test_evaluator')
+    found = {
+        path: len(leaf_text(path, other, student, staging))
+        for path, other in _bases(root).items()
+        if all(other.get(key) == student.get(key) for key in keys)
+    }
+    if found:  # the one that is most like it in all else
+        return min(found, key=found.get).relative_to(root).as_posix()
     out = staging / f'{name}_student.py'
     _write_config(student, out, root, f'The student of {name} alone.')
     return None

@@ -7,6 +7,9 @@ from mmengine.config import Config
 
 __all__ = ['difference', 'leaf_text']
 
+# The longest line of a file.
+_WIDTH = 100
+
 
 def difference(base: dict, target: dict) -> dict:
     """Give what a config that inherits from another has to say.
@@ -68,6 +71,9 @@ def leaf_text(base: Path, base_config: Config, target: Config, folder: Path) -> 
     old, new = base_config.to_dict(), target.to_dict()
     relative = Path(os.path.relpath(base, folder)).as_posix()
     lines = [f'_base_ = {relative!r}', '']
+    if len(lines[0]) > _WIDTH:  # a formatter does not divide a text
+        folders, _, name = relative.rpartition('/')
+        lines[0] = f"_base_ = (\n    '{folders}/'\n    {name!r}\n)"
     lines += [f'_base_.pop({key!r})' for key in old if key not in new]
     lines += [f'{key} = {_text(value)}' for key, value in difference(old, new).items()]
     return '\n'.join(lines).rstrip('\n') + '\n'

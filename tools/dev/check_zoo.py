@@ -34,12 +34,13 @@ def choose(models: list, texts: list[str]) -> list:
 
 def make_data(root: Path, models: list) -> None:
     """Make the scenes that the models are evaluated on, unless they are there."""
+    from rawkd_mm.analysis.shipped import shipped_folder
     from rawkd_mm.training import load_config
 
     needed = {
         load_config(str(root / model.config)).test_dataloader.dataset.data_root for model in models
     }
-    tool = ROOT / 'tools/dataset_converters/digit_scenes.py'
+    tool = shipped_folder('tools') / 'dataset_converters/digit_scenes.py'
     for folder in sorted(needed & DATA.keys()):
         command = [sys.executable, tool, '--root', folder, '--size', DATA[folder]]
         if subprocess.run([*map(str, command)], cwd=root).returncode:
