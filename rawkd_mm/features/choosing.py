@@ -145,13 +145,12 @@ def find_features(model: BaseModel, role: str, shape: Sequence[int] | None = Non
         return [measure_feature(model, masks, shape)]
     if has_classifier(model):
         return [_feature_before_classifier(model, role, shape)]
-    for path in _BODIES:
-        if getattr(model, path, None) is None:
-            continue
-        if path == 'neck' and getattr(model, 'backbone', None) is not None:
-            if not list(maps_in(_first_output(model, path, shape))):
-                continue  # that of a classifier of whole images gives vectors
-        return _levels(model, path, role, shape)
+    bodies = [path for path in _BODIES if getattr(model, path, None) is not None]
+    for path in bodies:
+        # the neck of a classifier of whole images gives vectors
+        features = _maps_of(model, path, role, shape)
+        if features or path == bodies[-1]:
+            return _checked(features, model, path, role)
     raise AutoFeatureError(
         f'no feature of the {role} {type(model).__name__} can be chosen automatically: it has none of '
         f'{", ".join(_BODIES)}, no head that classifies positions and none with a pixel decoder. Name '
@@ -401,18 +400,26 @@ def _producer(run: _HeadRun, classifier: str, feature: Tensor) -> FeatureSource:
 
 def _levels(model: BaseModel, path: str, role: str, shape: Sequence[int]) -> list[Feature]:
     """Give the maps that a module outputs, the neck say, from the finest to the coarsest."""
-    output = _first_output(model, path, shape)
-    found = list(maps_in(output))
-    if not found:
-        raise AutoFeatureError(
-            f'the {path} of the {role} {type(model).__name__} gives something else than feature maps '
-            'of shape (B, C, H, W). Name the features (--features STUDENT=TEACHER); '
-            'tools/inspect_features.py lists them'
-        )
+    return _checked(_maps_of(model, path, role, shape), model, path, role)
+
+
+def _maps_of(model: BaseModel, path: str, role: str, shape: Sequence[int]) -> list[Feature]:
+    """Give the same; empty if the module outputs something else."""
+    found = list(maps_in(_first_output(model, path, shape)))
     features = [_to_feature(FeatureSource(path, index), level, shape) for index, level in found]
-    if role == 'student' and path == 'backbone':
+    if features and role == 'student' and path == 'backbone':
         return _before_branches(model, features, shape)
     return sorted(features, key=lambda feature: feature.stride)
+
+
+def _checked(features: list[Feature], model: BaseModel, path: str, role: str) -> list[Feature]:
+    if features:
+        return features
+    raise AutoFeatureError(
+        f'the {path} of the {role} {type(model).__name__} gives something else than feature maps '
+        'of shape (B, C, H, W). Name the features (--features STUDENT=TEACHER); '
+        'tools/inspect_features.py lists them'
+    )
 
 
 def _first_output(model: BaseModel, path: str, shape: Sequence[int]) -> Any:

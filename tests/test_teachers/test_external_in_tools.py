@@ -248,7 +248,7 @@ def test_config_of_the_teacher_keeps_its_own_images(folder):
 
 def bench(monkeypatch, names, **options):
     """Measure one step of each variant; how much memory they need is not looked at."""
-    monkeypatch.setattr(Benchmark, 'memory_in_a_fresh_process', lambda self, name: 0.0)
+    monkeypatch.setattr(Benchmark, 'memory_in_a_fresh_process', lambda *_: 0.0)
     given = dict(config='external.py', batch=2, iters=1, warmup=0, **options)
     return Benchmark(BenchmarkOptions(**given), torch.device('cpu')).run(names)
 

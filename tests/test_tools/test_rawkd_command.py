@@ -118,7 +118,7 @@ def test_the_launchers_are_where_help_says(installed, tmp_path):
         (['train', 'no.py'], "rawkd train: error: CONFIG: 'no.py' is not a file"),
         (['test', '--no-such'], 'rawkd test: error: the following arguments are required'),
         (['inspect', 'no.py'], "rawkd inspect: error: 'no.py' is not a file"),
-        (['configs', 'voc21', 'lad'], "no config has 'voc21 lad' in its name; the closest: lad/"),
+        (['configs', 'voc21', 'lad_b'], "no config has 'voc21 lad_b' in its name; the closest: lad/"),
         (['configs', 'yolo'], "no config has 'yolo' in its name; without TEXT all are listed"),
         (['configs', TEACHER.replace('w12', 'w21')], f'the closest: {QUICKSTART}{TEACHER}.py'),
         (['configs', 'quickstart', '-o', 'mine.py'], '-o copies one config, and 15 fit:'),
