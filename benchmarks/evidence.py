@@ -25,6 +25,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # a training has one thread
@@ -127,33 +128,61 @@ def train_teachers(args: argparse.Namespace) -> tuple[int, bool]:
     return code, all(natural_teacher(name, iters).is_file() for name in NATURAL_TEACHERS)
 
 
+def make_sweep(
+    args: argparse.Namespace,
+    config: Path,
+    pair: str,
+    changed: list[str],
+    method: str | None,
+    weights: Sequence[float] = (),
+    seeds: int = 3,
+    metric: str = 'mIoU',
+    **kwargs,
+):
+    """Give trainings of a config, in the folder of their pair of models, with results in the CSV.
+
+    Args:
+        args (argparse.Namespace): Of the command line.
+        config (Path): Of a distillation.
+        pair (str): Name of the pair.
+        changed (list[str]): What is changed in the config.
+        method (str, optional): None for the config's own.
+        weights (Sequence[float]): Of its loss.
+        seeds (int): How many, unless the command line says so.
+        metric (str): What is published.
+        **kwargs: Further ones of ``Sweep``.
+
+    Returns:
+        Sweep: The trainings.
+    """
+    from rawkd_mm.analysis.weight_sweep import Sweep
+
+    return Sweep(
+        str(config),
+        method,
+        weights,
+        range(args.seeds or seeds),
+        metric,
+        WORK_DIRS / f'{pair}-{args.iters}',
+        jobs=args.jobs,
+        cfg_options=changed,
+        table=args.out,
+        **kwargs,
+    )
+
+
 def make_natural_sweeps(args: argparse.Namespace) -> list:
     """Give the sweeps of the part natural: those of PSPNet, and then those of UPerNet."""
-    from rawkd_mm.analysis.weight_sweep import Sweep
 
     def sweeps(name: str, config: str, *teachers: Path | None) -> list:
         changed = options(args.iters, args.data)
         fixed = [] if None in teachers else [f'{TEACHER_KEY}={teachers[0]}']
         grids = [{TEACHER_KEY: [str(path)]} if path and not fixed else {} for path in teachers]
-
-        def sweep(method: str, weights: Sequence[float] = (), grid: dict | None = None) -> Sweep:
-            return Sweep(
-                str(CONFIGS / config),
-                method,
-                weights,
-                range(args.seeds or 3),
-                'mIoU',
-                WORK_DIRS / f'{name}-{args.iters}',
-                jobs=args.jobs,
-                cfg_options=changed + fixed,
-                table=args.out,
-                grid=grid or {},
-            )
-
+        sweep = partial(make_sweep, args, CONFIGS / config, name, changed + fixed)
         return [
             sweep('student'),
-            *(sweep('naive', NATURAL_WEIGHTS, grid) for grid in grids),
-            *(sweep(method, [3], grid) for grid in grids for method in ('lad', 'cad')),
+            *(sweep('naive', NATURAL_WEIGHTS, grid=grid) for grid in grids),
+            *(sweep(method, [3], grid=grid) for grid in grids for method in ('lad', 'cad')),
         ]
 
     sgd, upernet = (natural_teacher(name, args.teacher_iters) for name in NATURAL_TEACHERS)
@@ -163,8 +192,11 @@ def make_natural_sweeps(args: argparse.Namespace) -> list:
 
 def make_data(root: Path, size: int) -> None:
     """Make the scenes, unless they are there."""
-    command = ['tools/dataset_converters/digit_scenes.py', '--root', root, '--size', size]
-    if subprocess.run([sys.executable, *map(str, command)]).returncode:
+    from rawkd_mm.analysis.shipped import make_digit_scenes
+
+    try:
+        make_digit_scenes(root, size)
+    except subprocess.CalledProcessError:
         sys.exit('evidence.py: error: the data could not be made, see above')
 
 
@@ -186,32 +218,24 @@ def options(iters: int, data: Path) -> list[str]:
 
 def make_sweeps(args: argparse.Namespace) -> list:
     """Give what a part is made of."""
-    from rawkd_mm.analysis.weight_sweep import Sweep
-
     if args.part == 'natural':
         return make_natural_sweeps(args)
     is_detector = args.part == 'flat-detector'
     data = args.detector_data if is_detector else args.data
-    iters = args.iters
-    changed = options(iters, data)
+    changed = options(args.iters, data)
     if is_detector:
         changed += [f'{part}_evaluator.ann_file={data}/coco/val.json' for part in ('val', 'test')]
     base = QUICKSTART / DETECTOR if is_detector else CONFIGS / 'lad.py'
 
-    def sweep(method: str | None, weights: Sequence[float] = (), **kwargs) -> Sweep:
+    pair = 'retinanet' if is_detector else 'pspnet'
+    same = dict(
+        seeds=5 if args.part == 'methods' else 3,
+        metric='coco/bbox_mAP' if is_detector else 'mIoU',
+    )
+
+    def sweep(method: str | None, weights: Sequence[float] = (), **kwargs):
         config = CONFIGS / f'{kwargs["name"]}.py' if 'name' in kwargs else base
-        return Sweep(
-            str(config),
-            method,
-            weights,
-            range(args.seeds or (5 if args.part == 'methods' else 3)),
-            'coco/bbox_mAP' if is_detector else 'mIoU',
-            WORK_DIRS / f'{"retinanet" if is_detector else "pspnet"}-{iters}',
-            jobs=args.jobs,
-            cfg_options=changed,
-            table=args.out,
-            **kwargs,
-        )
+        return make_sweep(args, config, pair, changed, method, weights, **same, **kwargs)
 
     student = sweep('student')
     if args.part == 'alpha':

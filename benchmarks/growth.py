@@ -114,18 +114,16 @@ class StepPoint:
     """
 
     def __init__(self, axis: str, value: int) -> None:
+        from rawkd_mm.analysis.timed_variant import compared_features
+
         benchmark = make_benchmark(axis, value)
         self.student = benchmark.build_variant('student')
         self.distilled = benchmark.build_variant('configured')
         self.device = benchmark.device
         model, data = self.distilled.model, self.distilled.data
         self.samples = data['data_samples']
-        self.teacher_features = model.frozen_teacher.extract_features(data['inputs'], self.samples)
         found = model.extract_features(data['inputs'], self.samples)
-        self.student_features = {
-            pair.student: found[pair.name].student.clone().requires_grad_()
-            for pair in model.distiller.pairs
-        }
+        self.student_features, self.teacher_features = compared_features(model.distiller, found)
 
     def losses(self) -> None:
         """Compute the losses with their connectors, forward and backward, of features that are there."""
@@ -234,8 +232,9 @@ def measure(file: Path, axes: Sequence[str], rounds: int, values: int | None = N
     import torch
     from losses import keep_memory
 
+    from rawkd_mm.analysis.benchmark import in_turn
     from rawkd_mm.analysis.text_files import write_text
-    from rawkd_mm.compat import installed_versions
+    from rawkd_mm.compat import version_texts
     from rawkd_mm.training.device_name import device_name
 
     torch.set_num_threads(1)
@@ -243,7 +242,7 @@ def measure(file: Path, axes: Sequence[str], rounds: int, values: int | None = N
     setting = dict(
         device=device_name(torch.device('cpu')),
         threads=1,
-        versions={name: ' '.join(found) for name, found in installed_versions().items() if found},
+        versions=version_texts(),
     )
     result = json.loads(file.read_text()) if file.is_file() else dict(setting=setting, axes={})
     if result['setting'] != setting:
@@ -270,11 +269,8 @@ def measure(file: Path, axes: Sequence[str], rounds: int, values: int | None = N
         for value, point in points.items():
             point.measure()  # the first time takes longer
             found.setdefault(value, dict(rounds=0, seconds={}, megabytes=point.megabytes()))
-        names = list(points)
         for number in range(done, rounds):
-            # another one begins each time
-            shift = number % len(names)
-            measured = {name: points[name].measure() for name in names[shift:] + names[:shift]}
+            measured = {name: points[name].measure() for name in in_turn(list(points), number)}
             for name, parts in measured.items():
                 found[name]['rounds'] += 1
                 for part, spent in parts.items():

@@ -26,6 +26,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from mmengine.config import DictAction
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -147,27 +149,29 @@ def main() -> None:
     )
     parser.add_argument('--rounds', type=int, default=4, metavar='N', help='default: 4')
     parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help="override CONFIG's"
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help="override CONFIG's",
     )
     args = parser.parse_args()
     if not 0 < args.skip < args.iters:
         parser.error(f'--skip must be in 1..{args.iters - 1} (--iters), got {args.skip}')
     import torch
-    from mmengine.config import DictAction
 
     from rawkd_mm.analysis.text_files import write_text
-    from rawkd_mm.compat import installed_versions
+    from rawkd_mm.compat import version_texts
     from rawkd_mm.training.device_name import device_name
 
-    options = dict(option.split('=', 1) for option in args.cfg_options)
-    options = {key: DictAction._parse_iterable(value) for key, value in options.items()}
     found, weights = {workers: [] for workers in args.workers}, None
     with tempfile.TemporaryDirectory() as folder:
         for number in range(args.rounds):
             for workers in args.workers[:: 1 if number % 2 else -1]:
                 work_dir = str(Path(folder, f'{number}-{workers}'))
                 times, trained = train(
-                    args.config, options, workers, args.iters, args.skip, work_dir
+                    args.config, args.cfg_options, workers, args.iters, args.skip, work_dir
                 )
                 found[workers].append(times)
                 weights = weights or trained
@@ -175,13 +179,13 @@ def main() -> None:
                     sys.exit(f'with {workers} workers other weights are trained')
     result = dict(
         config=args.config,
-        cfg_options=options,
+        cfg_options=args.cfg_options,
         iterations=args.iters - args.skip,
         clock='processor milliseconds an iteration',
         device=device_name(torch.device('cpu')),
         threads=torch.get_num_threads(),
         python=platform.python_version(),
-        versions={k: ' '.join(v) for k, v in installed_versions().items() if v},
+        versions=version_texts(),
         workers=found,
     )
     print(f'{args.config}\n\n{table(found)}')

@@ -122,12 +122,10 @@ def make_loss(variant):
     Returns:
         Callable[[], Tensor]: Gives the sum of the losses.
     """
+    from rawkd_mm.analysis.timed_variant import compared_features
+
     distiller = variant.model.distiller
-    kept = distiller.last_comparison.pairs
-    students = {
-        pair.student: kept[pair.name].student.detach().requires_grad_() for pair in distiller.pairs
-    }
-    teachers = {pair.teacher: kept[pair.name].teacher for pair in distiller.pairs}
+    students, teachers = compared_features(distiller, distiller.last_comparison.pairs)
     data_samples = variant.data['data_samples']
     trained = list(distiller.parameters())
 

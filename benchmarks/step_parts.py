@@ -25,6 +25,8 @@ import sys
 import time
 from pathlib import Path
 
+from mmengine.config import DictAction
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -96,13 +98,11 @@ class Losses:
     def __init__(self, model, optim_wrapper, data) -> None:
         import torch
 
+        from rawkd_mm.analysis.timed_variant import compared_features
+
         self.distiller = model.distiller
         pairs = model.extract_features(data['inputs'], data['data_samples'])
-        sources = {pair.name: pair for pair in self.distiller.pairs}
-        self.student = {
-            sources[n].student: f.student.clone().requires_grad_() for n, f in pairs.items()
-        }
-        self.teacher = {sources[n].teacher: f.teacher.clone() for n, f in pairs.items()}
+        self.student, self.teacher = compared_features(self.distiller, pairs)
         self.samples = data['data_samples']
         trained = torch.nn.ModuleList([self.distiller.connectors, self.distiller.distill_losses])
         self.optim_wrapper = None
@@ -201,11 +201,11 @@ def make_parts(options) -> dict:
 
 def measure(parts: dict, rounds: int, warmup: int) -> list[dict]:
     """Give the seconds of each part in each round, phase by phase."""
-    names = list(parts)
+    from rawkd_mm.analysis.benchmark import in_turn
+
     found = []
     for i in range(warmup + rounds):
-        order = names[i % len(names) :] + names[: i % len(names)]
-        times = {name: parts[name].measure() for name in order}
+        times = {name: parts[name].measure() for name in in_turn(list(parts), i)}
         if i >= warmup:
             found.append(times)
         print(f'\rround {i + 1} of {warmup + rounds}', end='', file=sys.stderr, flush=True)
@@ -301,24 +301,26 @@ def main() -> None:
         '--warmup', type=int, default=3, metavar='N', help='rounds before these (default: 3)'
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help="override CONFIG's"
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help="override CONFIG's",
     )
     args = parser.parse_args()
     if args.rounds < 2:
         parser.error(f'--rounds must be at least 2, to have a spread, got {args.rounds}')
     import torch
-    from mmengine.config import DictAction
 
     from rawkd_mm.analysis.benchmark import BenchmarkOptions
     from rawkd_mm.analysis.text_files import write_text
-    from rawkd_mm.compat import installed_versions
+    from rawkd_mm.compat import version_texts
     from rawkd_mm.training.device_name import device_name
 
-    changed = dict(option.split('=', 1) for option in args.cfg_options)
-    changed = {key: DictAction._parse_iterable(value) for key, value in changed.items()}
     options = BenchmarkOptions(
         config=args.config,
-        cfg_options=changed,
+        cfg_options=args.cfg_options,
         batch=args.batch,
         size=args.size,
         random_teacher=True,
@@ -329,13 +331,13 @@ def main() -> None:
     inputs = parts['alone'].data['inputs']
     result = dict(
         config=args.config,
-        cfg_options=changed,
+        cfg_options=args.cfg_options,
         images=list(inputs.shape),
         clock='processor seconds',
         device=device_name(inputs.device),
         threads=torch.get_num_threads(),
         python=platform.python_version(),
-        versions={k: ' '.join(v) for k, v in installed_versions().items() if v},
+        versions=version_texts(),
         seconds=rows,
     )
     print(f'{args.config}, images of {"x".join(map(str, inputs.shape))}\n\n{table(rows)}')

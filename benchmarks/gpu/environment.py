@@ -23,12 +23,12 @@ def describe() -> dict:
     """Describe this environment."""
     import torch
 
-    from rawkd_mm.compat import has_mmcv_ops, installed_versions
+    from rawkd_mm.compat import has_mmcv_ops, version_texts
     from rawkd_mm.training.device_name import device_name
 
     is_gpu = torch.cuda.is_available()
     device = torch.device('cuda' if is_gpu else 'cpu')
-    versions = installed_versions()
+    versions = version_texts()
     found = dict(
         gpu=is_gpu,
         device=device_name(device),
@@ -36,8 +36,8 @@ def describe() -> dict:
         threads=torch.get_num_threads(),
         python=platform.python_version(),
         torch=torch.__version__,
-        versions={name: ' '.join(value) for name, value in versions.items() if value},
-        detection=versions['mmdet'] is not None and has_mmcv_ops(),
+        versions=versions,
+        detection='mmdet' in versions and has_mmcv_ops(),
         omp_num_threads=os.environ.get('OMP_NUM_THREADS'),
     )
     if is_gpu:

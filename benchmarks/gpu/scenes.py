@@ -1,6 +1,5 @@
 """The training that training.py and two_processes.py run: the quickstart's pair on larger scenes."""
 
-import json
 import os
 import subprocess
 import sys
@@ -46,11 +45,9 @@ def make_scenes(setting: Setting, folder: Path) -> None:
     Raises:
         subprocess.CalledProcessError: If it cannot be made; the output has the reason.
     """
-    command = [sys.executable, ROOT / 'tools/dataset_converters/digit_scenes.py', '--root', folder]
-    counts = dict(size=setting.size, train=setting.train, val=setting.val)
-    for name, value in counts.items():
-        command += [f'--{name}', str(value)]
-    subprocess.run(command, check=True)
+    from rawkd_mm.analysis.shipped import make_digit_scenes
+
+    make_digit_scenes(folder, setting.size, train=setting.train, val=setting.val)
 
 
 def make_training(setting: Setting, data: Path, iterations: int, interval: int, path: Path) -> None:
@@ -113,11 +110,10 @@ def logged(work_dir: Path) -> list[dict]:
         list[dict]: ``step``, ``loss`` and so on; ``run``, which run in the folder it is of; and
         ``mIoU`` in the last one of a whole training.
     """
-    entries = []
-    for run, file in enumerate(sorted(work_dir.glob('*/vis_data/scalars.json'))):
-        for line in file.read_text().splitlines():
-            try:
-                entries.append({**json.loads(line), 'run': run})
-            except ValueError:
-                pass  # cut off by the end of a killed process
-    return entries
+    from rawkd_mm.analysis.training_logs import read_sessions
+
+    return [
+        {**entry, 'run': run}
+        for run, session in enumerate(read_sessions(work_dir))
+        for entry in session
+    ]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
-from ..compat import installed_versions
+from ..compat import version_texts
 from ..registry import type_name
 from ..training import (
     inline_models,
@@ -267,8 +267,7 @@ class Benchmark:
             check_losses(losses, self.amp, {v.name: v.teacher_precision for v in variants})
             task = progress.add_task('rounds', total=rounds, note='')
             for i in range(rounds):
-                # another one begins each time
-                for variant in variants[i % len(names) :] + variants[: i % len(names)]:
+                for variant in in_turn(variants, i):
                     progress.update(task, note=variant.name)
                     variant.measure()
                 progress.advance(task)
@@ -311,7 +310,7 @@ class Benchmark:
             device=device_name(self.device),
             clock='cpu' if self.options.cpu_time else 'wall',
             threads=None if self.device.type == 'cuda' else torch.get_num_threads(),
-            versions={k: ' '.join(v) for k, v in installed_versions().items() if v},
+            versions=version_texts(),
             python=platform.python_version(),
             batch=self.batch,
             size=self.size,
@@ -325,6 +324,24 @@ class Benchmark:
             notes=self.notes,
             variants=rows,
         )
+
+
+def in_turn(items: list, number: int) -> list:
+    """Give the order of a round, in which another one begins each time.
+
+    Args:
+        items (list): What is measured.
+        number (int): Of the round, from 0.
+
+    Returns:
+        list: All of them.
+
+    Example:
+        >>> in_turn(['a', 'b', 'c'], 4)
+        ['b', 'c', 'a']
+    """
+    first = number % len(items)
+    return items[first:] + items[:first]
 
 
 def spread(seconds: list) -> float:

@@ -19,7 +19,7 @@ from .equal_time import equal_time_iterations
 from .evaluation import evaluate
 from .one_training import Training
 from .progress import make_progress, progressing
-from .shipped import shipped_folder
+from .shipped import make_digit_scenes, shipped_folder
 from .training_logs import seconds_per_iteration
 from .trainings import Trainings
 
@@ -37,11 +37,10 @@ def make_data(demo: Demo) -> None:
     Raises:
         DemoError: If they cannot be made.
     """
-    command = [sys.executable, shipped_folder('tools') / 'dataset_converters/digit_scenes.py']
-    command += ['--root', demo.data_root, '--size', str(demo.task.size)]
-    command += ['--train', str(demo.train), '--val', str(demo.val)]
-    if subprocess.run(command).returncode:
-        raise DemoError('the data could not be made, see above')
+    try:
+        make_digit_scenes(demo.data_root, demo.task.size, train=demo.train, val=demo.val)
+    except subprocess.CalledProcessError:
+        raise DemoError('the data could not be made, see above') from None
 
 
 def options(run: Run, demo: Demo, iters: int, labels: int, teacher: Path | None) -> list[str]:

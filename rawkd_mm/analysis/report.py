@@ -6,7 +6,7 @@ from urllib.error import URLError
 
 from mmengine.device import get_device
 
-from ..compat import installed_versions
+from ..compat import version_texts
 from ..training import CheckpointError, UsageError
 from .evaluation import Evaluation, EvaluationCache, evaluate
 from .progress import make_progress, progressing
@@ -83,7 +83,7 @@ def render(subject: ReportSubject, evaluations: dict, pictures: dict | None, com
         is_distillation=subject.is_distillation,
         runs=runs,
         config=subject.cfg.pretty_text,
-        versions=[' '.join(found) for found in installed_versions().values() if found],
+        versions=list(version_texts().values()),
         command=command,
         written=time.strftime('%Y-%m-%d %H:%M:%S'),
     )

@@ -1,8 +1,34 @@
 """A model that makes training steps, and how long they take."""
 
 import copy
+from collections.abc import Mapping
 
 from mmengine.optim import build_optim_wrapper
+from torch import Tensor, nn
+
+from ..features import FeatureSource
+
+
+def compared_features(
+    distiller: nn.Module, pairs: Mapping
+) -> tuple[dict[FeatureSource, Tensor], dict[FeatureSource, Tensor]]:
+    """Copy features that were compared, so that ``distiller.compare`` takes them again.
+
+    Args:
+        distiller (FeatureDistiller): What has compared them.
+        pairs (Mapping): The features of each pair by its name: what the algorithm's
+            ``extract_features`` gives, or ``distiller.last_comparison.pairs``.
+
+    Returns:
+        tuple[dict[FeatureSource, Tensor], dict[FeatureSource, Tensor]]: The student's features, which
+        ask for a gradient, and the teacher's.
+    """
+    students = {
+        pair.student: pairs[pair.name].student.detach().clone().requires_grad_()
+        for pair in distiller.pairs
+    }
+    teachers = {pair.teacher: pairs[pair.name].teacher.detach().clone() for pair in distiller.pairs}
+    return students, teachers
 
 
 class TimedVariant:

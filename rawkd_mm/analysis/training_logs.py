@@ -1,5 +1,6 @@
 """Reads what trainings have logged in their work dirs."""
 
+import contextlib
 import json
 import re
 import statistics
@@ -23,12 +24,26 @@ def read_scalars(folder: Path) -> Iterator[dict]:
     Yields:
         dict: Names and values of one record.
     """
+    for session in read_sessions(folder):
+        yield from session
+
+
+def read_sessions(folder: Path) -> Iterator[list[dict]]:
+    """Yield what each session of a folder logged, in the order of time.
+
+    Args:
+        folder (Path): A work dir.
+
+    Yields:
+        list[dict]: Names and values of each record; a line that is not whole is left out.
+    """
     for path in sorted(folder.glob('*/vis_data/scalars.json')):
+        records = []
         for line in path.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:  # being written right now
-                continue
+            # being written right now, or cut off by the end of a killed process
+            with contextlib.suppress(json.JSONDecodeError):
+                records.append(json.loads(line))
+        yield records
 
 
 def curve(folder: Path, key: str) -> dict:

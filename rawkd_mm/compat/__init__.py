@@ -27,7 +27,7 @@ from .torch import (
     load_weights_only,
     user_safe_globals,
 )
-from .versions import TESTED_VERSIONS, check_versions, installed_versions
+from .versions import TESTED_VERSIONS, check_versions, installed_versions, version_texts
 
 __all__ = [
     'TESTED_VERSIONS',
@@ -48,6 +48,7 @@ __all__ = [
     'silence',
     'take_batches_as_they_come',
     'user_safe_globals',
+    'version_texts',
 ]
 
 _is_set_up = False

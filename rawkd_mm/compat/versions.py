@@ -50,6 +50,15 @@ def installed_versions() -> dict:
     return found
 
 
+def version_texts() -> dict[str, str]:
+    """Give the installed packages of :func:`installed_versions` as texts, beside what is measured.
+
+    Returns:
+        dict[str, str]: Import name -> distribution and version, such as 'onedl-mmcv 2.3.6'.
+    """
+    return {name: ' '.join(found) for name, found in installed_versions().items() if found}
+
+
 def tested_text(name: str) -> str:
     """Name the tested versions of a package, for messages."""
     return ' or '.join(

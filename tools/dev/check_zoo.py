@@ -34,16 +34,16 @@ def choose(models: list, texts: list[str]) -> list:
 
 def make_data(root: Path, models: list) -> None:
     """Make the scenes that the models are evaluated on, unless they are there."""
-    from rawkd_mm.analysis.shipped import shipped_folder
+    from rawkd_mm.analysis.shipped import make_digit_scenes
     from rawkd_mm.training import load_config
 
     needed = {
         load_config(str(root / model.config)).test_dataloader.dataset.data_root for model in models
     }
-    tool = shipped_folder('tools') / 'dataset_converters/digit_scenes.py'
     for folder in sorted(needed & DATA.keys()):
-        command = [sys.executable, tool, '--root', folder, '--size', DATA[folder]]
-        if subprocess.run([*map(str, command)], cwd=root).returncode:
+        try:
+            make_digit_scenes(folder, DATA[folder], cwd=root)
+        except subprocess.CalledProcessError:
             sys.exit('check_zoo.py: error: the data could not be made, see above')
 
 
