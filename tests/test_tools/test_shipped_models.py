@@ -1,6 +1,7 @@
 """The models whose weights come along: putting them there, and checking them."""
 
 import importlib
+import importlib.util
 import io
 import json
 import os
@@ -140,6 +141,13 @@ def contents(root):
     return {path.relative_to(root): path.read_bytes() for path in files}
 
 
+needs_ruff = pytest.mark.skipif(
+    importlib.util.find_spec('ruff') is None,
+    reason='ruff, which lays configs out, is not installed',
+)
+
+
+@needs_ruff
 def test_shipping(root, sweep, project, ship):
     """All that a training leaves is there; twice it is the same; the check finds what is changed."""
     before = contents(root)
@@ -251,6 +259,7 @@ def test_shipping(root, sweep, project, ship):
     assert contents(root) == before
 
 
+@needs_ruff
 def test_too_much_is_refused(root, sweep, ship):
     before = contents(root)
     files = [
@@ -341,6 +350,15 @@ def test_commit_is_the_last_before_the_training(root, sweep, tmp_path):
     assert read_finished(folder, root, replace=replace).commit == first[:12]
 
 
+def test_without_ruff_nothing_is_written(root, sweep, ship, monkeypatch):
+    before = contents(root)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    code, _, err = ship(sweep / 'student-seed1')
+    assert code == 1 and 'ruff, which lays the configs out, is not installed' in err
+    assert contents(root) == before
+
+
+@needs_ruff
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
