@@ -1,6 +1,8 @@
 """The models whose weights come along: putting them there, and checking them."""
 
 import importlib
+import importlib.util
+import io
 import json
 import os
 import re
@@ -64,10 +66,8 @@ def index_of(root):
 
 def call(name, *args, root, python, **globals_):
     """Run a tool of tools/dev on another repository, in this process; gives code, output, errors."""
-    from io import StringIO
-
     module = importlib.import_module(name)
-    out, err, code = StringIO(), StringIO(), 0
+    out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', [name, *map(str, args)])
         patch.setattr(sys, 'executable', str(python))
@@ -141,6 +141,13 @@ def contents(root):
     return {path.relative_to(root): path.read_bytes() for path in files}
 
 
+needs_ruff = pytest.mark.skipif(
+    importlib.util.find_spec('ruff') is None,
+    reason='ruff, which lays configs out, is not installed',
+)
+
+
+@needs_ruff
 def test_shipping(root, sweep, project, ship):
     """All that a training leaves is there; twice it is the same; the check finds what is changed."""
     before = contents(root)
@@ -252,6 +259,7 @@ def test_shipping(root, sweep, project, ship):
     assert contents(root) == before
 
 
+@needs_ruff
 def test_too_much_is_refused(root, sweep, ship):
     before = contents(root)
     files = [
@@ -342,6 +350,15 @@ def test_commit_is_the_last_before_the_training(root, sweep, tmp_path):
     assert read_finished(folder, root, replace=replace).commit == first[:12]
 
 
+def test_without_ruff_nothing_is_written(root, sweep, ship, monkeypatch):
+    before = contents(root)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    code, _, err = ship(sweep / 'student-seed1')
+    assert code == 1 and 'ruff, which lays the configs out, is not installed' in err
+    assert contents(root) == before
+
+
+@needs_ruff
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
@@ -388,19 +405,20 @@ def test_a_long_log_is_thinned(tmp_path):
     assert [entry['step'] for entry in log] == sorted(entry['step'] for entry in log)
 
 
-def test_weights_have_the_same_bytes_each_time():
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
+def test_weights_have_the_same_bytes_each_time(dtype):
+    """A part of a larger storage is written without the rest."""
+
     def make(spare):
         whole = torch.arange(10.0) if spare else torch.arange(4.0)
         names = [''.join(['a.', name]) for name in ('weight', 'count')]  # new texts each time
         state = {names[0]: whole[:4], names[1]: torch.tensor(3), 'distiller.b': torch.ones(2)}
-        return weights_bytes(student_state(state, torch.float16), dict(config='a.weight', of=1))
-
-    import io
+        return weights_bytes(student_state(state, dtype), dict(config='a.weight', of=1))
 
     assert make(False) == make(True)
     saved = torch.load(io.BytesIO(make(True)), weights_only=True)
     assert saved['meta'] == dict(config='a.weight', of=1) and len(saved['state_dict']) == 2
-    assert saved['state_dict']['a.weight'].dtype == torch.float16
+    assert saved['state_dict']['a.weight'].dtype == dtype
     assert saved['state_dict']['a.count'].dtype == torch.int64
 
 

@@ -18,6 +18,7 @@ weights were deleted are taken off the list, and the pages are written.
 """
 
 import argparse
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -60,6 +61,17 @@ def parse_args() -> argparse.Namespace:
         if '=' not in text:
             parser.error(f'--replace {text!r}: expected FROM=TO')
     return args
+
+
+def check_formatter() -> None:
+    """Refuse to write configs that cannot be laid out as the others are."""
+    from rawkd_mm.analysis.shipped_models import ZooError
+
+    if importlib.util.find_spec('ruff') is None:
+        raise ZooError(
+            f'ruff, which lays the configs out, is not installed for {sys.executable}. Install the '
+            'version in requirements/tests.txt'
+        )
 
 
 def stage(args: argparse.Namespace, root: Path, staging: Path) -> list[dict]:
@@ -120,6 +132,8 @@ def write_pages(root: Path) -> None:
 def ship(args: argparse.Namespace, root: Path) -> None:
     from rawkd_mm.analysis.shipped_models import METAFILE, read_metafile, write_metafile
 
+    if args.trainings:
+        check_formatter()
     home, staging = root / METAFILE.parent, root / 'configs/.digit_scenes_new'
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
