@@ -148,10 +148,11 @@ def find_features(model: BaseModel, role: str, shape: Sequence[int] | None = Non
     for path in _BODIES:
         if getattr(model, path, None) is None:
             continue
-        if path == 'neck' and getattr(model, 'backbone', None) is not None:
-            if not list(maps_in(_first_output(model, path, shape))):
-                continue  # that of a classifier of whole images gives vectors
-        return _levels(model, path, role, shape)
+        output = _first_output(model, path, shape)
+        has_backbone = getattr(model, 'backbone', None) is not None
+        if path == 'neck' and has_backbone and not list(maps_in(output)):
+            continue  # that of a classifier of whole images gives vectors
+        return _levels_in(output, model, path, role, shape)
     raise AutoFeatureError(
         f'no feature of the {role} {type(model).__name__} can be chosen automatically: it has none of '
         f'{", ".join(_BODIES)}, no head that classifies positions and none with a pixel decoder. Name '
@@ -401,7 +402,12 @@ def _producer(run: _HeadRun, classifier: str, feature: Tensor) -> FeatureSource:
 
 def _levels(model: BaseModel, path: str, role: str, shape: Sequence[int]) -> list[Feature]:
     """Give the maps that a module outputs, the neck say, from the finest to the coarsest."""
-    output = _first_output(model, path, shape)
+    return _levels_in(_first_output(model, path, shape), model, path, role, shape)
+
+
+def _levels_in(
+    output: Any, model: BaseModel, path: str, role: str, shape: Sequence[int]
+) -> list[Feature]:
     found = list(maps_in(output))
     if not found:
         raise AutoFeatureError(
