@@ -512,10 +512,10 @@ def make_page(records: dict[str, dict]) -> str:
         lines.append(f'| {title} | {len(found)} | ' + ' | '.join(map(str, numbers.values())) + ' |')
     text += (
         '## Families\n\nA family is a folder of published configs, data sets left out. One config of it '
-        'is teacher and student at once.\n*Ran*: in both roles. *Refused*: it is no student, or no sound '
-        'feature can be chosen.\n*Not here*: it cannot be built or run on a CPU, its training fails without '
-        'a distillation too, or it needs packages or\nfiles that could not be had. *Failed*: only the '
-        'distillation fails, or it took too long.\n\n'
+        'is teacher and student at once.\n*Ran*: in both roles. *Refused*: it is no student, or no '
+        'sound feature can be chosen.\n*Not here*: it cannot be built or run on a CPU, its training '
+        'fails without a distillation too, or it needs packages or\nfiles that could not be had. '
+        '*Failed*: only the distillation fails, or it took too long.\n\n'
         '| | families | ran | refused | not here | failed |\n|---|---|---|---|---|---|\n'
         + '\n'.join(lines)
         + '\n'
