@@ -139,7 +139,7 @@ NOTES = {
     ),
     'mmdet/convnext': _MMPRETRAIN,
     'mmdet/detectors': 'its standardised convolutions are scaled as when weights are loaded',
-    'mmdet/glip': _TEXT,
+    'mmdet/glip': f"{_TEXT} and 'transformers<5' installed",
     'mmdet/grounding_dino': _GROUNDING,
     'mmdet/mm_grounding_dino': _GROUNDING,
     'mmdet/lad': 'with teacher_ckpt=None',
