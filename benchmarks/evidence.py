@@ -13,6 +13,9 @@ flat     LAD and CAD with weights from 0.1 to 100, for PSPNet and (flat-detector
 where    LAD and CAD at other features, and with other connectors.
 natural  Finding (3) with teachers that were trained differently: PSPNet with SGD and weight decay beside
          PSPNet with AdamW, and UPerNet on a small Swin. It trains the teachers first.
+detectors
+         The methods of the paper's Table 8, for RetinaNet. FGD needs boxes, and sees no images without
+         labels. Nor does LAD in a training of its own, to be compared with FGD.
 
 The setting is that of the demo, in which a distillation gains much: models and teachers of
 configs/quickstart, 50 labelled images (detector: 200), and all images for the distillation, without
@@ -39,8 +42,12 @@ CONFIGS = Path('benchmarks/evidence_configs')
 QUICKSTART = Path('configs/quickstart')
 TEACHER = 'pspnet_r18-w12_1xb16-4k_digit-scenes-48x48'
 DETECTOR = 'lad_neck_retinanet-r18-w32_retinanet-r18-w8_1xb16-1k_digit-scenes-64x64_200-labels.py'
-PARTS = ('alpha', 'methods', 'flat', 'flat-detector', 'where', 'natural')
+PARTS = ('alpha', 'methods', 'flat', 'flat-detector', 'where', 'natural', 'detectors')
+# Of detectors: the pair of models that is trained
+DETECTORS = {'flat-detector': 'retinanet', 'detectors': 'retinanet-wide-neck'}
 TEACHER_KEY = 'model.teacher_ckpt'
+UNLABELLED_KEY = 'custom_hooks.1.dataset.data_root'  # of the images without labels
+LABELS_ONLY = ('labels_only', 'fgd')  # configs of detectors without such images
 # alpha -> the weights of naive distillation: around 1 / alpha^2, where the paper expects the best one
 # if 1 is the best without rescaling, and 1 for all
 NAIVE_WEIGHTS = {
@@ -212,7 +219,7 @@ def options(iters: int, data: Path) -> list[str]:
     }
     for loader in ('train', 'val', 'test'):
         changed[f'{loader}_dataloader.dataset.data_root'] = data
-    changed['custom_hooks.1.dataset.data_root'] = data / 'images/train'  # without labels
+    changed[UNLABELLED_KEY] = data / 'images/train'
     return [f'{key}={value}' for key, value in changed.items()]
 
 
@@ -220,22 +227,25 @@ def make_sweeps(args: argparse.Namespace) -> list:
     """Give what a part is made of."""
     if args.part == 'natural':
         return make_natural_sweeps(args)
-    is_detector = args.part == 'flat-detector'
+    is_detector = args.part in DETECTORS
     data = args.detector_data if is_detector else args.data
     changed = options(args.iters, data)
+    folder, base, pair = CONFIGS, CONFIGS / 'lad.py', DETECTORS.get(args.part, 'pspnet')
     if is_detector:
         changed += [f'{part}_evaluator.ann_file={data}/coco/val.json' for part in ('val', 'test')]
-    base = QUICKSTART / DETECTOR if is_detector else CONFIGS / 'lad.py'
-
-    pair = 'retinanet' if is_detector else 'pspnet'
+        folder = CONFIGS / 'retinanet'
+        base = QUICKSTART / DETECTOR if args.part == 'flat-detector' else folder / 'lad.py'
     same = dict(
         seeds=5 if args.part == 'methods' else 3,
         metric='coco/bbox_mAP' if is_detector else 'mIoU',
     )
 
     def sweep(method: str | None, weights: Sequence[float] = (), **kwargs):
-        config = CONFIGS / f'{kwargs["name"]}.py' if 'name' in kwargs else base
-        return make_sweep(args, config, pair, changed, method, weights, **same, **kwargs)
+        config = folder / f'{kwargs["name"]}.py' if 'name' in kwargs else base
+        its_own = changed
+        if kwargs.get('name') in LABELS_ONLY:
+            its_own = [text for text in changed if not text.startswith(UNLABELLED_KEY)]
+        return make_sweep(args, config, pair, its_own, method, weights, **same, **kwargs)
 
     student = sweep('student')
     if args.part == 'alpha':
@@ -269,6 +279,10 @@ def make_sweeps(args: argparse.Namespace) -> list:
             sweep('cad', [3]),
             *(sweep(None, name=name, grid=losses) for name in PLACES),
         ]
+    if args.part == 'detectors':
+        names = ('fkd', 'cwd', 'mgd', *LABELS_ONLY)
+        others = (sweep(None, name=name) for name in names)
+        return [student, sweep('lad', [3]), sweep('cad', [3]), *others]
     return [student, *(sweep(method, FLAT_WEIGHTS) for method in ('cad', 'lad'))]
 
 
@@ -283,7 +297,7 @@ def train(args: argparse.Namespace) -> int:
     """Train what a part lacks; gives the exit code."""
     from rawkd_mm.analysis.weight_sweep import run_sweeps
 
-    if args.part == 'flat-detector':
+    if args.part in DETECTORS:
         make_data(args.detector_data, 64)
     else:
         make_data(args.data, 48)

@@ -266,18 +266,20 @@ def test_parts_of_the_evidence(evidence):
     labels = {}
     for part in evidence.PARTS:
         sweeps = evidence.make_sweeps(arguments(evidence, part, seeds=1))
-        if part == 'flat-detector' and not has_mmcv_ops():
+        if part in evidence.DETECTORS and not has_mmcv_ops():
             continue
         trainings = [t for sweep in sweeps for t in make_trainings(sweep, with_teacher=False)]
         labels[part] = [(training.folder.parent.name, training.label) for training in trainings]
         assert len(set(labels[part])) == len(labels[part])
         for training in trainings:
             assert training.settings['param_scheduler.0.total_steps'] == training.length
-            if training.about['method'] != 'student':
+            if training.about['method'] not in ('student', *evidence.LABELS_ONLY):
                 unlabelled = training.settings['custom_hooks.1.dataset.data_root']
                 assert unlabelled == 'data/x/images/train'
     counts = dict(alpha=36, methods=12, flat=15, where=15, natural=26)
-    assert {part: len(labels[part]) for part in counts} == counts
+    counts |= dict.fromkeys(labels.keys() & {'flat-detector'}, 15)
+    counts |= dict.fromkeys(labels.keys() & {'detectors'}, 8)
+    assert {part: len(found) for part, found in labels.items()} == counts
     shared = set(labels['alpha']) & set(labels['methods']) & set(labels['flat'])
     assert {label for _, label in shared} == {'student-seed0', 'cad-w3-seed0', 'lad-w3-seed0'}
     # the teacher that comes along: what the part alpha has trained
@@ -289,6 +291,7 @@ def test_parts_of_the_evidence(evidence):
 
 NATURAL = ('pspnet_sgd', 'upernet_student', 'upernet_teacher')
 CONFIGS = sorted((BENCHMARKS / 'evidence_configs').glob('*.py'))
+DETECTORS = sorted((BENCHMARKS / 'evidence_configs/retinanet').glob('*.py'))
 
 
 @pytest.mark.parametrize('file', [file for file in CONFIGS if file.stem not in NATURAL])
@@ -303,6 +306,22 @@ def test_configs_of_the_evidence_train(file):
     losses = run_one_iteration(MODELS.build(cfg.model), cfg.optim_wrapper, (48, 48))
     distilled = {name: value for name, value in losses.items() if 'distill' in name}
     assert len(distilled) == (2 if file.stem in ('lad_kl', 'cad_kl', 'at_both') else 1)
+    assert all(0 < value < 1e4 for value in distilled.values()), distilled
+
+
+@pytest.mark.usefixtures('mmdet')
+@pytest.mark.parametrize('file', DETECTORS, ids=lambda file: file.stem)
+def test_configs_of_detectors_train(evidence, file):
+    from rawkd_mm.training import load_config, run_one_iteration
+
+    cfg = load_config(str(file))
+    init_default_scope(cfg.default_scope)
+    has_unlabelled = 'UnlabelledImagesHook' in [hook.type for hook in cfg.custom_hooks]
+    assert has_unlabelled == (file.stem not in evidence.LABELS_ONLY)
+    assert cfg.optim_wrapper.clip_grad.max_norm == 10
+    losses = run_one_iteration(MODELS.build(cfg.model), cfg.optim_wrapper, (64, 64))
+    distilled = {name: value for name, value in losses.items() if 'distill' in name}
+    assert len(distilled) == 3
     assert all(0 < value < 1e4 for value in distilled.values()), distilled
 
 

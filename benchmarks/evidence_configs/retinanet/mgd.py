@@ -1,0 +1,10 @@
+# assumption: no inherited neck and head, and the clipped gradient of all others: the losses are compared
+_base_ = ['./lad.py', '../../../configs/_base_/methods/mgd_one-stage.py']
+
+_method = _base_.pop('method').model.distiller
+model = dict(
+    distiller=dict(
+        loss=dict(_delete_=True, **_method.loss),
+        student_connector=_method.student_connector,
+    )
+)
