@@ -42,9 +42,9 @@ from .mmrazor_counterpart import as_mmrazor, why_no_mmrazor
 from .progress import make_progress
 from .timed_variant import TimedVariant
 
-# teacher_speed's tolerance for a teacher of random weights: bfloat16 changes its gradient more than
-# that of a trained one, and takes the same time.
-RANDOM_TOLERANCE = TOLERANCES['bf16']
+# teacher_speed's tolerance for a teacher of random weights: bfloat16 changes its gradient by 2 to 6 %,
+# another seed another part of it, and that of a trained one by 1 to 3 %. It takes the same time.
+RANDOM_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
