@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.dataset import pseudo_collate
@@ -407,3 +408,58 @@ def test_summary_of_the_evidence(evidence, tmp_path, monkeypatch, capsys):
     )
     assert all((tmp_path / name).stat().st_size for name in names)
     assert '2w mn/N' in (tmp_path / names[1]).read_text()
+
+
+def test_a_refitted_classifier_is_the_best_one(monkeypatch):
+    """SciPy's minimum of the cross entropy, which is computed in NumPy."""
+    optimize = pytest.importorskip('scipy.optimize')
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from refit_classifier import fit
+
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(3, 4, 6, 5)) * 7
+    labels = generator.integers(0, 3, (3, 6, 5))
+    labels[0, 0, :3] = 255
+    rows = features.transpose(0, 2, 3, 1).reshape(-1, 4)[labels.ravel() != 255]
+    found = labels.ravel()[labels.ravel() != 255]
+
+    def cross_entropy(parameters):
+        scores = rows @ parameters[:12].reshape(3, 4).T + parameters[12:]
+        scores -= scores.max(1, keepdims=True)
+        chosen = scores[np.arange(len(found)), found]
+        return (np.log(np.exp(scores).sum(1)) - chosen).mean()
+
+    least = optimize.minimize(cross_entropy, np.zeros(15), method='BFGS')
+    weight, bias, loss = fit(torch.from_numpy(features), torch.from_numpy(labels), 3, False, 200)
+    assert loss == pytest.approx(least.fun, rel=1e-6) and loss < np.log(3) - 0.01
+    parameters = torch.cat([weight.flatten(), bias]).numpy()
+    assert cross_entropy(parameters) == pytest.approx(loss, rel=1e-9)
+
+
+def test_refit_classifier(load, tmp_path, capsys):
+    """A student whose classifier says nothing but background learns it again from its feature."""
+    from rawkd_mm.analysis.pictures import load_model
+    from rawkd_mm.training import load_config
+
+    sys.path.insert(0, str(BENCHMARKS.parent / 'tools' / 'dataset_converters'))
+    from digit_scenes_drawing import DigitScenesOptions
+    from digit_scenes_generator import generate
+
+    generate(tmp_path / 'data', DigitScenesOptions(train=16, val=8, size=(48, 48)), 1)
+    name = 'pspnet_r18-w12_1xb16-4k_digit-scenes-48x48'
+    cfg = load_config(f'configs/quickstart/{name}.py')
+    for part in ('train', 'val'):
+        cfg[f'{part}_dataloader'].dataset.data_root = str(tmp_path / 'data')
+    folder = tmp_path / 'training'
+    folder.mkdir()
+    cfg.dump(str(folder / 'config.py'))
+    model = load_model(cfg, f'configs/quickstart/weights/{name}.pth')
+    torch.nn.init.zeros_(model.decode_head.conv_seg.weight)
+    torch.save(dict(state_dict=model.state_dict()), folder / 'iter_1.pth')
+    (folder / 'last_checkpoint').write_text('elsewhere/iter_1.pth')
+    out = tmp_path / 'refit.csv'
+    load('refit_classifier', folder, '--csv', out)
+    (row,) = csv.DictReader(out.open())
+    assert float(row['as_trained']) < 10 and float(row['refitted']) > 30
+    assert float(row['cross_entropy']) < 0.1 and float(row['feature_rms']) > 0.1
+    assert f'| training | {float(row["as_trained"]):.2f} | ' in capsys.readouterr().out

@@ -29,7 +29,7 @@ from ..training import (
 )
 from ..training.build_model import build_model
 from ..training.device_name import device_name
-from .benchmark_losses import TOLERANCES, BenchmarkError, check_losses
+from .benchmark_losses import BenchmarkError, check_losses
 from .benchmark_setting import (
     default_size,
     find_checkpoint,
