@@ -4,7 +4,7 @@
 Is a student bad because its features are, or because its classifier did not learn? For each training of
 a segmentor, the features of its labelled images are kept as they are, and the weights of the last 1x1
 convolution are fitted to the labels of these images: cross entropy, L-BFGS in float64, from zero, with
-features of the same norm for all students. The student is then evaluated with them.
+whitened features, so that their norm does not matter. The student is then evaluated with them.
 
     python benchmarks/refit_classifier.py work_dirs/evidence/pspnet-1000/{naive-w10,cad-w3}-seed0
 """
@@ -68,7 +68,12 @@ def fit(features, labels, classes: int, align_corners: bool, iterations: int) ->
     import torch
     import torch.nn.functional as F
 
-    size = features.square().mean().sqrt()
+    # Directions in which features hardly vary are as easy to use as all others.
+    rows = features.movedim(1, -1).flatten(0, -2)
+    values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+    kept = values > 1e-12 * values[-1]
+    whitening = (vectors[:, kept] / values[kept].sqrt()).T
+    features = F.conv2d(features, whitening[..., None, None])
     weight = features.new_zeros(classes, features.shape[1], requires_grad=True)
     bias = features.new_zeros(classes, requires_grad=True)
     optimizer = torch.optim.LBFGS(
@@ -77,7 +82,7 @@ def fit(features, labels, classes: int, align_corners: bool, iterations: int) ->
 
     def closure():
         optimizer.zero_grad()
-        scores = F.conv2d(features / size, weight[..., None, None], bias)
+        scores = F.conv2d(features, weight[..., None, None], bias)
         scores = F.interpolate(
             scores, labels.shape[1:], mode='bilinear', align_corners=align_corners
         )
@@ -88,7 +93,7 @@ def fit(features, labels, classes: int, align_corners: bool, iterations: int) ->
     optimizer.step(closure)
     with torch.enable_grad():
         loss = closure().item()
-    return weight.detach() / size, bias.detach(), loss
+    return weight.detach() @ whitening, bias.detach(), loss
 
 
 def refit(folder: Path, iterations: int) -> dict:
