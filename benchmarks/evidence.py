@@ -259,8 +259,8 @@ def make_sweeps(args: argparse.Namespace) -> list:
     if args.part == 'methods':
         return [
             student,
-            sweep('cad', [3]),
-            sweep('lad', [3]),
+            sweep('cad', [3, 100]),  # the zoo's weight, and the best one of the part flat
+            sweep('lad', [3, 10]),
             sweep(None, name='kl'),
             sweep('naive', [args.naive_weight]),
             sweep(None, name='cad_kl'),
@@ -413,9 +413,9 @@ def main() -> None:
     parser.add_argument(
         '--naive-weight',
         type=float,
-        default=1,
+        default=10,
         metavar='W',
-        help='of naive distillation and MD in the part methods: the best of alpha (default: 1)',
+        help='of naive distillation and MD in the part methods: the best of alpha (default: 10)',
     )
     parser.add_argument(
         '--as-long-as',

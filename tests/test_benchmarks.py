@@ -255,7 +255,7 @@ def arguments(evidence, part, **kwargs):
     """What the command line gives by default."""
     defaults = dict(data=Path('data/x'), detector_data=Path('data/x'), iters=1000, seeds=None)
     defaults |= dict(
-        jobs=1, naive_weight=1.0, out=Path('out.csv'), teacher_iters=4000, minutes=None
+        jobs=1, naive_weight=10.0, out=Path('out.csv'), teacher_iters=4000, minutes=None
     )
     return argparse.Namespace(part=part, **{**defaults, **kwargs})
 
@@ -277,12 +277,16 @@ def test_parts_of_the_evidence(evidence):
             if training.about['method'] not in ('student', *evidence.LABELS_ONLY):
                 unlabelled = training.settings['custom_hooks.1.dataset.data_root']
                 assert unlabelled == 'data/x/images/train'
-    counts = dict(alpha=36, methods=12, flat=15, where=15, natural=26)
+    counts = dict(alpha=36, methods=14, flat=15, where=15, natural=26)
     counts |= dict.fromkeys(labels.keys() & {'flat-detector'}, 15)
     counts |= dict.fromkeys(labels.keys() & {'detectors'}, 8)
     assert {part: len(found) for part, found in labels.items()} == counts
     shared = set(labels['alpha']) & set(labels['methods']) & set(labels['flat'])
     assert {label for _, label in shared} == {'student-seed0', 'cad-w3-seed0', 'lad-w3-seed0'}
+    # the best weights are those of other parts
+    best = {'naive-w10-seed0', 'lad-w10-seed0', 'cad-w100-seed0'}
+    assert best <= {label for _, label in labels['methods']}
+    assert best <= {label for _, label in [*labels['alpha'], *labels['flat']]}
     # the teacher that comes along: what the part alpha has trained
     natural = set(labels['natural'])
     shared |= {(pair, f'naive-w{w}-seed0') for pair, _ in shared for w in ('0.1', '1', '10', '100')}
