@@ -45,7 +45,7 @@ DETECTOR = 'lad_neck_retinanet-r18-w32_retinanet-r18-w8_1xb16-1k_digit-scenes-64
 PARTS = ('alpha', 'methods', 'flat', 'flat-detector', 'where', 'natural', 'detectors')
 # Of detectors: the pair of models that is trained
 DETECTORS = {'flat-detector': 'retinanet', 'detectors': 'retinanet-wide-neck'}
-TEACHER_KEY = 'model.teacher_ckpt'
+TEACHER_KEY, LOSS_KEY = 'model.teacher_ckpt', 'model.distiller.loss.type'
 UNLABELLED_KEY = 'custom_hooks.1.dataset.data_root'  # of the images without labels
 LABELS_ONLY = ('labels_only', 'fgd')  # configs of detectors without such images
 # alpha -> the weights of naive distillation: around 1 / alpha^2, where the paper expects the best one
@@ -248,6 +248,7 @@ def make_sweeps(args: argparse.Namespace) -> list:
         return make_sweep(args, config, pair, its_own, method, weights, **same, **kwargs)
 
     student = sweep('student')
+    losses = {LOSS_KEY: ['LADLoss', 'CADLoss']}
     if args.part == 'alpha':
         alphas = (*NAIVE_WEIGHTS, *EXACT_ALPHAS)
         grids = {a: {} if a == 1 else {TEACHER_KEY: [str(teacher_of(a))]} for a in alphas}
@@ -261,6 +262,7 @@ def make_sweeps(args: argparse.Namespace) -> list:
             student,
             sweep('cad', [3, 100]),  # the zoo's weight, and the best one of the part flat
             sweep('lad', [3, 10]),
+            sweep(None, name='before_relu', grid=losses),  # the best place of the part where
             sweep(None, name='kl'),
             sweep('naive', [args.naive_weight]),
             sweep(None, name='cad_kl'),
@@ -272,12 +274,13 @@ def make_sweeps(args: argparse.Namespace) -> list:
             sweep('md', [args.naive_weight]),
         ]
     if args.part == 'where':
-        losses = {'model.distiller.loss.type': ['LADLoss', 'CADLoss']}
         return [
             student,
             sweep('lad', [3]),
             sweep('cad', [3]),
             *(sweep(None, name=name, grid=losses) for name in PLACES),
+            # at the same weight: is it the place, or the angle?
+            sweep(None, name='before_relu', grid={LOSS_KEY: ['NaiveFeatureLoss']}),
         ]
     if args.part == 'detectors':
         names = ('fkd', 'cwd', 'mgd', *LABELS_ONLY)
