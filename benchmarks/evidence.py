@@ -256,6 +256,16 @@ def make_sweeps(args: argparse.Namespace) -> list:
             student,
             *(sweep('naive', weights, grid=grids[a]) for a, weights in NAIVE_WEIGHTS.items()),
             *(sweep(method, [3], grid=grids[a]) for a in alphas for method in ('lad', 'cad')),
+            # where the smallest feature fails: is it the ReLU?
+            sweep(
+                None,
+                name='before_relu',
+                grid={
+                    LOSS_KEY: ['NaiveFeatureLoss'],
+                    'model.distiller.loss.loss_weight': ['3', '30', '300', '3000'],
+                    **grids[0.1],
+                },
+            ),
         ]
     if args.part == 'methods':
         return [

@@ -277,7 +277,7 @@ def test_parts_of_the_evidence(evidence):
             if training.about['method'] not in ('student', *evidence.LABELS_ONLY):
                 unlabelled = training.settings['custom_hooks.1.dataset.data_root']
                 assert unlabelled == 'data/x/images/train'
-    counts = dict(alpha=36, methods=16, flat=15, where=16, natural=26)
+    counts = dict(alpha=40, methods=16, flat=15, where=16, natural=26)
     counts |= dict.fromkeys(labels.keys() & {'flat-detector'}, 15)
     counts |= dict.fromkeys(labels.keys() & {'detectors'}, 8)
     assert {part: len(found) for part, found in labels.items()} == counts
