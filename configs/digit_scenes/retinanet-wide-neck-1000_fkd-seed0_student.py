@@ -1,0 +1,120 @@
+# The student of retinanet-wide-neck-1000_fkd-seed0 alone.
+_base_ = '../quickstart/retinanet_r18-w8_1xb16-1k_digit-scenes-64x64_200-labels.py'
+
+_method = dict(
+    loss=dict(
+        channel_weight=0.02,
+        mask_l2_weight=0.0004,
+        nonloacl_weight=0.0004,
+        spatial_weight=0.02,
+        type='FBKDLoss',
+    ),
+    pairs=[
+        dict(
+            student='neck.fpn_convs.0.conv',
+            student_connector=dict(
+                in_channels='auto',
+                maxpool_stride=4,
+                mode='dot_product',
+                reduction=4,
+                sub_sample=True,
+                type='FBKDStudentConnector',
+            ),
+            teacher='neck.fpn_convs.0.conv',
+            teacher_connector=dict(
+                in_channels='auto',
+                maxpool_stride=4,
+                mode='dot_product',
+                reduction=4,
+                sub_sample=True,
+                type='FBKDTeacherConnector',
+            ),
+        ),
+        dict(
+            student='neck.fpn_convs.1.conv',
+            student_connector=dict(
+                in_channels='auto',
+                maxpool_stride=2,
+                mode='dot_product',
+                reduction=4,
+                sub_sample=True,
+                type='FBKDStudentConnector',
+            ),
+            teacher='neck.fpn_convs.1.conv',
+            teacher_connector=dict(
+                in_channels='auto',
+                maxpool_stride=2,
+                mode='dot_product',
+                reduction=4,
+                sub_sample=True,
+                type='FBKDTeacherConnector',
+            ),
+        ),
+        dict(
+            student='neck.fpn_convs.2.conv',
+            student_connector=dict(
+                in_channels='auto',
+                maxpool_stride=1,
+                mode='dot_product',
+                reduction=2,
+                sub_sample=True,
+                type='FBKDStudentConnector',
+            ),
+            teacher='neck.fpn_convs.2.conv',
+            teacher_connector=dict(
+                in_channels='auto',
+                maxpool_stride=1,
+                mode='dot_product',
+                reduction=2,
+                sub_sample=True,
+                type='FBKDTeacherConnector',
+            ),
+        ),
+        dict(
+            student='neck.fpn_convs.3.conv',
+            student_connector=dict(
+                in_channels='auto',
+                maxpool_stride=1,
+                mode='dot_product',
+                reduction=2,
+                sub_sample=True,
+                type='FBKDStudentConnector',
+            ),
+            teacher='neck.fpn_convs.3.conv',
+            teacher_connector=dict(
+                in_channels='auto',
+                maxpool_stride=1,
+                mode='dot_product',
+                reduction=2,
+                sub_sample=True,
+                type='FBKDTeacherConnector',
+            ),
+        ),
+        dict(
+            student='neck.fpn_convs.4.conv',
+            student_connector=dict(
+                in_channels='auto',
+                maxpool_stride=1,
+                mode='dot_product',
+                reduction=2,
+                sub_sample=True,
+                type='FBKDStudentConnector',
+            ),
+            teacher='neck.fpn_convs.4.conv',
+            teacher_connector=dict(
+                in_channels='auto',
+                maxpool_stride=1,
+                mode='dot_product',
+                reduction=2,
+                sub_sample=True,
+                type='FBKDTeacherConnector',
+            ),
+        ),
+    ],
+)
+_pooling = dict(reduction=2, sub_sample=False)
+default_hooks = dict(
+    checkpoint=dict(interval=500, type='ResumableCheckpointHook'), logger=dict(interval=50)
+)
+model = dict(bbox_head=dict(feat_channels=64, in_channels=64), neck=dict(out_channels=64))
+train_cfg = dict(val_interval=1000)
