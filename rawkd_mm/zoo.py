@@ -49,7 +49,7 @@ def matching(names: Sequence[str], texts: Sequence[str]) -> list[str]:
 
 
 def closest(names: Sequence[str], text: str) -> list[str]:
-    """Give up to three names that are most like a text, or else have most of its words.
+    """Give up to three names that are most like a text, or else have most of its words and their parts.
 
     Example:
         >>> closest(['cad/cad_r18.py', 'lad/lad_r18.py', 'nfd/nfd_swin.py'], 'lad_r81')
@@ -61,8 +61,8 @@ def closest(names: Sequence[str], text: str) -> list[str]:
     close = difflib.get_close_matches(text.removesuffix('.py'), by_short, n=6)
     if close:
         return list(dict.fromkeys(by_short[short] for short in close))[:3]
-    words = re.findall(r'[a-z0-9]+', text.lower())
-    found = {name: sum(word in name.lower() for word in words) for name in names}
+    parts = [*text.lower().split(), *re.findall(r'[a-z0-9]+', text.lower())]
+    found = {name: sum(part in name.lower() for part in parts) for name in names}
     return sorted(filter(found.get, names), key=found.get, reverse=True)[:3]
 
 

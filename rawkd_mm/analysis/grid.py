@@ -171,11 +171,11 @@ def cell_label(method: str, weight: str, point: Mapping[str, str]) -> str:
     Args:
         method (str): Of the sweep.
         weight (str): Of its loss; '' without one.
-        point (Mapping[str, str]): Of the grid.
+        point (Mapping[str, str]): Of the grid, in any order: a CSV has the columns in another one.
 
     Returns:
         str: Such as 'naive-w10-optim_wrapper.optimizer.lr=0.01'. A training's folder has it, followed
         by '-seed0'.
     """
     parts = [slug(method, 80), *([f'w{weight}'] if weight else [])]
-    return '-'.join([*parts, *(f'{key}={slug(value)}' for key, value in point.items())])
+    return '-'.join([*parts, *(f'{key}={slug(value)}' for key, value in sorted(point.items()))])

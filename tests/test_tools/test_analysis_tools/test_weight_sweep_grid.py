@@ -12,8 +12,9 @@ import torch
 from mmengine.config import Config
 
 from rawkd_mm.analysis.equal_time import equal_time_iterations, stretch_schedule
+from rawkd_mm.analysis.grid import cell_label
 from rawkd_mm.analysis.one_training import Training, TrainingError, add_session, processor_seconds
-from rawkd_mm.analysis.sweep_results import label_of, read_csv
+from rawkd_mm.analysis.sweep_results import finished_in, label_of, read_csv, write_csv
 from rawkd_mm.analysis.trainings import _end, _poll
 from rawkd_mm.analysis.weight_sweep import Sweep, run_sweeps
 
@@ -167,6 +168,23 @@ def test_a_table_elsewhere_is_kept_and_counts(grid, tmp_path, monkeypatch, capsy
     assert run_sweeps([sweep_of(elsewhere, table)]) == 0
     assert '2 of 2 trainings are finished' in capsys.readouterr().out
     assert read_csv(table) == kept and not list(elsewhere.glob('*/train.log'))
+
+
+def test_a_table_with_its_columns_in_another_order_than_the_grid(tmp_path):
+    about = dict(method='cad', weight=None, seed=0, config='paired.py')
+    points = [dict(b='1', a='2'), dict(c='3', a='2')]
+    for index, point in enumerate(points):
+        folder = tmp_path / 'grid' / str(index)
+        folder.mkdir(parents=True)
+        result = dict(about=dict(about, grid=point), metrics=dict(mIoU=5.0), iters=4, seconds=1)
+        (folder / 'result.json').write_text(json.dumps(result))
+    table = tmp_path / 'all.csv'
+    for _ in range(3):
+        write_csv(tmp_path / 'grid', 'mIoU', table)
+    found = read_csv(table)
+    assert len(found) == 2
+    assert {label_of(row) for row in found} == {cell_label('cad', '', point) for point in points}
+    assert finished_in(found) == {('grid', label_of(row), '0') for row in found}
 
 
 def test_the_student_alone_as_long_as_another(grid):
