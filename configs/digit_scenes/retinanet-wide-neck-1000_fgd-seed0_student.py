@@ -1,20 +1,6 @@
 # The student of retinanet-wide-neck-1000_fgd-seed0 alone.
 _base_ = '../quickstart/retinanet_r18-w8_1xb16-1k_digit-scenes-64x64_200-labels.py'
 
-_method = dict(
-    loss=dict(
-        alpha=0.001, beta=0.0005, gamma=0.001, lambda_=5e-06, temperature=0.5, type='FGDLoss'
-    ),
-    pairs=[
-        dict(student='neck.fpn_convs.0.conv', teacher='neck.fpn_convs.0.conv'),
-        dict(student='neck.fpn_convs.1.conv', teacher='neck.fpn_convs.1.conv'),
-        dict(student='neck.fpn_convs.2.conv', teacher='neck.fpn_convs.2.conv'),
-        dict(student='neck.fpn_convs.3.conv', teacher='neck.fpn_convs.3.conv'),
-        dict(student='neck.fpn_convs.4.conv', teacher='neck.fpn_convs.4.conv'),
-    ],
-    student_connector=dict(in_channels='auto', type='GlobalContextConnector'),
-    teacher_connector=dict(in_channels='auto', type='GlobalContextConnector'),
-)
 default_hooks = dict(
     checkpoint=dict(interval=500, type='ResumableCheckpointHook'), logger=dict(interval=50)
 )

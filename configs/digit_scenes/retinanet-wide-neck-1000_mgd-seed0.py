@@ -4,19 +4,6 @@ _base_ = (
     'cad_neck_retinanet-r18-w32_retinanet-r18-w8_1xb16-1k_digit-scenes-64x64_200-labels.py'
 )
 
-_method = dict(
-    loss=dict(alpha_mgd=2e-05, type='MGDLoss'),
-    pairs=[
-        dict(student='neck.fpn_convs.0.conv', teacher='neck.fpn_convs.0.conv'),
-        dict(student='neck.fpn_convs.1.conv', teacher='neck.fpn_convs.1.conv'),
-        dict(student='neck.fpn_convs.2.conv', teacher='neck.fpn_convs.2.conv'),
-        dict(student='neck.fpn_convs.3.conv', teacher='neck.fpn_convs.3.conv'),
-        dict(student='neck.fpn_convs.4.conv', teacher='neck.fpn_convs.4.conv'),
-    ],
-    student_connector=dict(
-        lambda_mgd=0.65, student_channels='auto', teacher_channels='auto', type='MGDConnector'
-    ),
-)
 custom_hooks = [
     dict(interval=12, type='FeatureGeometryHook'),
     dict(

@@ -10,3 +10,4 @@ model = dict(
         teacher_connector=_method.teacher_connector,
     )
 )
+del _method  # else a key of the config

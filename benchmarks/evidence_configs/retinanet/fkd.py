@@ -18,3 +18,4 @@ model = dict(
         ],
     )
 )
+del _method, _pooling  # else keys of the config

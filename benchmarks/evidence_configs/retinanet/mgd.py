@@ -8,3 +8,4 @@ model = dict(
         student_connector=_method.student_connector,
     )
 )
+del _method  # else a key of the config
