@@ -126,11 +126,9 @@ def try_out(result: Result) -> tuple[dict[str, float], tuple[int, int]]:
                 wrapper = result.cfg.optim_wrapper
                 return run_one_iteration(result.algorithm, wrapper, size), size
         except TrialError as error:
-            if min(size) >= min(whole) and not errors:
-                raise
             errors.append(str(error))  # the error itself would keep the iteration's memory
-            if min(size) >= min(whole):
-                break
+        if min(size) >= min(whole):
+            break
     # small images may be too small, and large ones may need too much memory
     causes = [text.partition('failed: ')[2] for text in errors]
     raise TrialError(errors[-1] if causes[0] == causes[-1] else f'{errors[0]}; and {errors[-1]}')
