@@ -76,12 +76,16 @@ def test_step_parts(tmp_path, load, capsys):
     assert '| distilled step | ' in capsys.readouterr().out
 
 
-def test_loaders(tmp_path, load, capsys):
+def make_scenes(root, **counts):
     sys.path.insert(0, str(BENCHMARKS.parent / 'tools' / 'dataset_converters'))
     from digit_scenes_drawing import DigitScenesOptions
     from digit_scenes_generator import generate
 
-    generate(tmp_path / 'data', DigitScenesOptions(train=32, val=2, size=(48, 48)), 1)
+    generate(root, DigitScenesOptions(size=(48, 48), **counts), 1)
+
+
+def test_loaders(tmp_path, load, capsys):
+    make_scenes(tmp_path / 'data', train=32, val=2)
     out = tmp_path / 'loaders.json'
     root = f'train_dataloader.dataset.data_root={tmp_path / "data"}'
     options = ['--iters', 4, '--skip', 1, '--rounds', 1, '--workers', 0, 1, '--cfg-options', root]
@@ -450,11 +454,7 @@ def test_refit_classifier(load, tmp_path, capsys):
     from rawkd_mm.analysis.pictures import load_model
     from rawkd_mm.training import load_config
 
-    sys.path.insert(0, str(BENCHMARKS.parent / 'tools' / 'dataset_converters'))
-    from digit_scenes_drawing import DigitScenesOptions
-    from digit_scenes_generator import generate
-
-    generate(tmp_path / 'data', DigitScenesOptions(train=16, val=8, size=(48, 48)), 1)
+    make_scenes(tmp_path / 'data', train=16, val=8)
     name = 'pspnet_r18-w12_1xb16-4k_digit-scenes-48x48'
     cfg = load_config(f'configs/quickstart/{name}.py')
     for part in ('train', 'val'):
