@@ -34,6 +34,7 @@ from .training_logs import GEOMETRY, read_scalars
 from .work_dir import WorkDir, WorkDirError
 
 BASES = 'configs/quickstart'
+HOME = 'configs/digit_scenes'
 LONGEST_LOG = 64_000  # bytes; of a longer one records are left out
 # What belongs to one run of a config.
 _OF_A_RUN = ('work_dir', 'launcher')
@@ -302,7 +303,6 @@ def write_model(training: Finished, name: str, root: Path, staging: Path) -> dic
     text, records = log_of(training.folder)
     weights.with_suffix('.json').write_text(text, encoding='utf-8')
 
-    home = 'configs/digit_scenes'
     about, model = training.about, training.cfg.model
     is_distilled = is_distillation(training.cfg)
     metadata = {
@@ -320,10 +320,10 @@ def write_model(training: Finished, name: str, root: Path, staging: Path) -> dic
         metadata['Options'] = about['grid']
     if is_distilled:
         metadata['Teacher'] = {'Weights': model.get('teacher_ckpt')}
-        metadata['Student'] = {'Config': student or f'{home}/{name}_student.py'}
+        metadata['Student'] = {'Config': student or f'{HOME}/{name}_student.py'}
     metadata |= {
         'Stored As': stored,
-        'Log': f'{home}/weights/{name}.json',
+        'Log': f'{HOME}/weights/{name}.json',
         'Log Records': records,
         'Command': training.command,
         'Commit': training.commit,
@@ -332,12 +332,12 @@ def write_model(training: Finished, name: str, root: Path, staging: Path) -> dic
     return {
         'Name': name,
         'In Collection': 'DigitScenes',
-        'Config': f'{home}/{name}.py',
+        'Config': f'{HOME}/{name}.py',
         'Metadata': metadata,
         'Results': [
             {'Task': published.task, 'Dataset': 'DigitScenes', 'Metrics': {metric: float(value)}}
         ],
-        'Weights': f'{home}/weights/{name}.pth',
+        'Weights': f'{HOME}/weights/{name}.pth',
     }
 
 
@@ -372,21 +372,24 @@ def _relative(cfg: Config, root: Path) -> Config:
 
 
 @cache
-def _bases(root: Path) -> dict[Path, Config]:
-    """Read the configs that others may inherit from."""
-    found = {}
-    for path in sorted((root / BASES).glob('*.py')):
-        try:
-            found[path] = _relative(load_config(str(path)), root)
-        except (UsageError, ImportError):  # a detector's, where MMDetection is not installed
-            continue
-    return found
+def _read_config(path: Path, root: Path) -> Config | None:
+    try:
+        return _relative(load_config(str(path)), root)
+    except (UsageError, ImportError):  # a detector's, where MMDetection is not installed
+        return None
+
+
+def _configs(folder: Path, root: Path) -> dict[Path, Config]:
+    """Read the configs of a folder."""
+    found = {path: _read_config(path, root) for path in sorted(folder.glob('*.py'))}
+    return {path: cfg for path, cfg in found.items() if cfg is not None}
 
 
 def _write_config(cfg: Config, out: Path, root: Path, comment: str) -> None:
     """Write a config as what differs from the shipped config that is most like it."""
     cfg = _without_other_files(cfg)
-    texts = [leaf_text(path, base, cfg, out.parent) for path, base in _bases(root).items()]
+    bases = _configs(root / BASES, root)
+    texts = [leaf_text(path, base, cfg, out.parent) for path, base in bases.items()]
     if not texts:
         raise ZooError(f'{root / BASES} has no config that another could inherit from')
     # the config may lie in any folder, and what it names lies beside it
@@ -416,13 +419,15 @@ def _student_config(cfg: Config, name: str, root: Path, staging: Path) -> str | 
         return None
     student = student_config(cfg)
     keys = ('model', 'test_dataloader', 'test_evaluator')
-    found = {
-        path: len(leaf_text(path, other, student, staging))
-        for path, other in _bases(root).items()
-        if all(other.get(key) == student.get(key) for key in keys)
-    }
-    if found:  # the one that is most like it in all else
-        return min(found, key=found.get).relative_to(root).as_posix()
+    for folder in (root / BASES, root / HOME, staging):
+        found = {
+            path: len(leaf_text(path, other, student, staging))
+            for path, other in _configs(folder, root).items()
+            if all(other.get(key) == student.get(key) for key in keys)
+        }
+        if found:  # the one that is most like it in all else
+            best = min(found, key=found.get)
+            return f'{HOME}/{best.name}' if folder == staging else best.relative_to(root).as_posix()
     out = staging / f'{name}_student.py'
     _write_config(student, out, root, f'The student of {name} alone.')
     return None

@@ -299,6 +299,33 @@ def test_halves_that_change_a_digit_are_not_taken(
     assert saved['decode_head.conv_seg.bias'].dtype == torch.float32
 
 
+@needs_ruff
+def test_models_of_one_student_share_its_config(root, sweep, ship, tmp_path):
+    """None that comes along has this student; what is deleted leaves it to the others."""
+    folder = Path(shutil.copytree(sweep, tmp_path / 'tiny-4')) / 'naive-w10-seed1'
+    (dumped,) = folder.glob('*/vis_data/config.py')
+    text = dumped.read_text()
+    dumped.write_text(text.replace('dropout_ratio=0.1', 'dropout_ratio=0.2'))
+    assert text != dumped.read_text()
+    for name in ('one', 'two'):
+        code, out, err = ship(folder, '--name', name)
+        assert code == 0, out + err
+    entries = {entry['Name']: entry for entry in read_metafile(root / METAFILE)['Models']}
+    shared = (METAFILE.parent / 'one_student.py').as_posix()
+    assert [entries[n]['Metadata']['Student']['Config'] for n in ('one', 'two')] == [shared] * 2
+    head = load_config(str(root / shared)).model.decode_head
+    assert head.dropout_ratio == 0.2
+    assert not (root / METAFILE.parent / 'two_student.py').exists()
+
+    (root / METAFILE.parent / 'weights/one.pth').unlink()
+    code, out, err = ship()
+    assert code == 0 and 'one: configs/digit_scenes/weights/one.pth is not there' in out, out + err
+    assert not (root / METAFILE.parent / 'one.py').exists() and (root / shared).is_file()
+    (root / METAFILE.parent / 'weights/two.pth').unlink()
+    assert ship()[0] == 0
+    assert not any((root / METAFILE.parent).glob('[ot]*.py'))
+
+
 def test_paths_of_one_machine_are_refused(sweep, read, tmp_path):
     folder = Path(shutil.copytree(sweep, tmp_path / 'tiny-4')) / 'naive-w10-seed1'
     (dumped,) = folder.glob('*/vis_data/config.py')

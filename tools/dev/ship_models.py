@@ -145,12 +145,18 @@ def ship(args: argparse.Namespace, root: Path) -> None:
         shutil.rmtree(staging)
     known = {entry['Name']: entry for entry in read_metafile(root / METAFILE)['Models']}
     known |= {entry['Name']: entry for entry in entries}
-    for name, entry in list(known.items()):
-        if not (root / entry['Weights']).is_file():
-            print(f'{name}: {entry["Weights"]} is not there; it is off the list')
-            del known[name]
-            for file in (f'{name}.py', f'{name}_student.py', f'weights/{name}.json'):
-                (home / file).unlink(missing_ok=True)
+    gone = {name: e for name, e in known.items() if not (root / e['Weights']).is_file()}
+    left_over = list(home.glob('*_student.py'))
+    for name, entry in gone.items():
+        print(f'{name}: {entry["Weights"]} is not there; it is off the list')
+        left_over += [home / f'{name}.py', home / f'weights/{name}.json']
+        del known[name]
+    # a config of a student alone may be that of several models, which are evaluated with it
+    used = {entry['Config'] for entry in known.values()}
+    used |= {entry['Metadata'].get('Student', {}).get('Config') for entry in known.values()}
+    for path in left_over:
+        if path.relative_to(root).as_posix() not in used:
+            path.unlink(missing_ok=True)
     models = sorted(known.values(), key=lambda entry: entry['Name'])
     write_metafile(root / METAFILE, dict(Collections=[COLLECTION], Models=models))
     write_pages(root)
