@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModel
+from mmcv.cnn import ConvModule
+from mmengine.model import BaseModel, initialize
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
@@ -37,6 +38,9 @@ def _build_module(config: dict, what: str) -> nn.Module:
     # MMEngine does not look for init_cfg within the ModuleDicts of a distiller
     if getattr(module, 'init_cfg', None):
         module.init_weights()
+        # MMCV's ConvModule initialises itself after that, and the config would have no effect
+        if config.get('init_cfg') and any(isinstance(m, ConvModule) for m in module.modules()):
+            initialize(module, config['init_cfg'])
     return module
 
 

@@ -26,9 +26,10 @@ class FeatureGeometryHook(Hook):
     """Logs n, m, mn/N, the cosine and the two terms of Eq. (10) of every pair of features.
 
     They are those of the supplement's Fig. 8, mean over the batch and over all processes, and are
-    logged as ``geometry/<pair>/<value>``, with ``<pair>`` the name of the pair's loss. The features
-    are compared as the loss sees them: the student's after its connector. Works with any loss of a
-    ``FeatureDistiller`` and costs nothing in the iterations between.
+    logged as ``geometry/<pair>/<value>``, with ``<pair>`` the name of the pair's loss. The student's
+    feature is what ``align`` has made of it, and the teacher's is as its module gave it. That is what
+    the loss sees, unless the pair has a ``student_connector`` or a ``teacher_connector``. Works with
+    any loss of a ``FeatureDistiller`` and costs nothing in the iterations between.
 
     Args:
         interval (int): Record every this many iterations, and at the first. Defaults to 50.

@@ -286,6 +286,28 @@ def test_initial_values_survive_the_start_of_a_run(method):
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+@pytest.mark.parametrize(
+    'connector',
+    [
+        dict(type='ConvModuleConnector', in_channel=8, out_channel=16, act_cfg=None),
+        dict(
+            type='TorchNNConnector',
+            module_name='Conv2d',
+            module_args=dict(in_channels=8, out_channels=16, kernel_size=1),
+        ),
+    ],
+    ids=lambda config: config['type'],
+)
+@pytest.mark.parametrize('listed', [False, True])
+def test_init_cfg_of_an_align_is_followed(connector, listed):
+    """MMCV's ConvModule would initialise itself once more, with a bias of 0."""
+    init = dict(type='Constant', layer='Conv2d', val=0.25, bias=0.5)
+    algorithm = distill(pair(align={**connector, 'init_cfg': [init] if listed else init}))
+    algorithm.init_weights()
+    bias, weight = sorted(algorithm.distiller.connectors.parameters(), key=torch.Tensor.dim)
+    assert bias.eq(0.5).all() and weight.eq(0.25).all() and weight.shape[:2] == (16, 8)
+
+
 def test_init_cfg_of_a_connector_is_followed():
     init = dict(type='Constant', layer='Conv2d', val=0.25)
     algorithm = with_connectors({**FGD, 'student_connector': dict(CONTEXT, init_cfg=init)})
