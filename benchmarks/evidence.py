@@ -8,6 +8,8 @@ The parts, in the order of what they tell:
 
 alpha    Finding (3): teachers that compute the same, with a feature alpha times as large. The paper
          predicts that naive distillation's best weight moves by alpha^-2, and that LAD and CAD do not.
+start    Why naive distillation of a small feature fails in the part alpha: connectors that begin as
+         small as the feature, and such that begin smaller or larger for the teacher as it is.
 methods  All methods with 5 seeds, and the student alone for as many processor seconds as --as-long-as.
 flat     LAD and CAD with weights from 0.1 to 100, for PSPNet and (flat-detector) for RetinaNet.
 where    LAD and CAD at other features, and with other connectors.
@@ -42,10 +44,12 @@ CONFIGS = Path('benchmarks/evidence_configs')
 QUICKSTART = Path('configs/quickstart')
 TEACHER = 'pspnet_r18-w12_1xb16-4k_digit-scenes-48x48'
 DETECTOR = 'lad_neck_retinanet-r18-w32_retinanet-r18-w8_1xb16-1k_digit-scenes-64x64_200-labels.py'
-PARTS = ('alpha', 'methods', 'flat', 'flat-detector', 'where', 'natural', 'detectors')
+PARTS = ('alpha', 'start', 'methods', 'flat', 'flat-detector', 'where', 'natural', 'detectors')
 # Of detectors: the pair of models that is trained
 DETECTORS = {'flat-detector': 'retinanet', 'detectors': 'retinanet-wide-neck'}
 TEACHER_KEY, LOSS_KEY = 'model.teacher_ckpt', 'model.distiller.loss.type'
+WEIGHT_KEY = 'model.distiller.loss.loss_weight'
+START_KEY = 'model.distiller.pairs.0.align.init_cfg.std'
 UNLABELLED_KEY = 'custom_hooks.1.dataset.data_root'  # of the images without labels
 LABELS_ONLY = ('labels_only', 'fgd')  # configs of detectors without such images
 # alpha -> the weights of naive distillation: around 1 / alpha^2, where the paper expects the best one
@@ -61,11 +65,15 @@ NAIVE_WEIGHTS = {
 # bit.
 EXACT_ALPHAS = (0.125, 8)
 NATURAL_WEIGHTS = (1, 10, 0.1, 100, 0.01, 1000)
+# Features for which the connector, too, begins alpha times as large.
+START_ALPHAS = (0.1, 0.32)
+KAIMING = 0.204  # the standard deviation with which it begins else: sqrt(2 / 48 channels)
 # Teachers that the part natural trains. The third of it, PSPNet with AdamW, comes along.
 NATURAL_TEACHERS = ('pspnet_sgd', 'upernet_teacher')
 FLAT_WEIGHTS = (3, 0.1, 100, 0.3, 30, 1, 10)
 PLACES = (
-    'at_backbone', 'at_logits', 'at_both', 'before_relu', 'connector_bn', 'connector_bn_relu',
+    'at_backbone', 'at_logits', 'at_both', 'before_relu', 'before_relu_student', 'before_relu_teacher',
+    'connector_bn', 'connector_bn_relu',
 )  # fmt: skip
 
 
@@ -197,6 +205,30 @@ def make_natural_sweeps(args: argparse.Namespace) -> list:
     return [*sweeps('pspnet', 'lad.py', None, sgd), *sweeps('upernet', 'upernet.py', upernet)]
 
 
+def make_start_sweeps(args: argparse.Namespace) -> list:
+    """Give the sweeps of the part start."""
+    changed = options(args.iters, args.data)
+    teachers = {a: {TEACHER_KEY: [str(teacher_of(a))]} for a in START_ALPHAS}
+    pspnet = partial(make_sweep, args, pair='pspnet', changed=changed)
+    steps = [
+        pspnet(CONFIGS / f'{name}.py', method=None, name=name, grid=teachers[0.1])
+        for name in ('connector_both', 'connector_steps')
+    ]
+    config = CONFIGS / 'connector_start.py'
+    sweep = partial(make_sweep, args, config, 'pspnet-start')
+    small = [
+        sweep([*changed, f'{START_KEY}={KAIMING * a:g}'], 'naive', NAIVE_WEIGHTS[a][-4:], grid=grid)
+        for a, grid in teachers.items()
+    ]
+    starts = {START_KEY: [f'{KAIMING * factor:g}' for factor in (0.1, 10)]}
+    others = [
+        sweep(changed, None, grid={LOSS_KEY: [loss], WEIGHT_KEY: [weight], **starts})
+        for loss, weight in (('NaiveFeatureLoss', '10'), ('LADLoss', '3'), ('CADLoss', '3'))
+    ]
+    students = [pspnet(CONFIGS / 'lad.py', method='student'), sweep(changed, 'student')]
+    return [*students, *steps, *small, *others]
+
+
 def make_data(root: Path, size: int) -> None:
     """Make the scenes, unless they are there."""
     from rawkd_mm.analysis.shipped import make_digit_scenes
@@ -227,6 +259,8 @@ def make_sweeps(args: argparse.Namespace) -> list:
     """Give what a part is made of."""
     if args.part == 'natural':
         return make_natural_sweeps(args)
+    if args.part == 'start':
+        return make_start_sweeps(args)
     is_detector = args.part in DETECTORS
     data = args.detector_data if is_detector else args.data
     changed = options(args.iters, data)
@@ -262,7 +296,7 @@ def make_sweeps(args: argparse.Namespace) -> list:
                 name='before_relu',
                 grid={
                     LOSS_KEY: ['NaiveFeatureLoss'],
-                    'model.distiller.loss.loss_weight': ['3', '30', '300', '3000'],
+                    WEIGHT_KEY: ['3', '30', '300', '3000'],
                     **grids[0.1],
                 },
             ),
@@ -272,7 +306,10 @@ def make_sweeps(args: argparse.Namespace) -> list:
             student,
             sweep('cad', [3, 100]),  # the zoo's weight, and the best one of the part flat
             sweep('lad', [3, 10]),
-            sweep(None, name='before_relu', grid=losses),  # the best place of the part where
+            # the best place of the part where
+            sweep(
+                None, name='before_relu', grid={LOSS_KEY: [*losses[LOSS_KEY], 'NaiveFeatureLoss']}
+            ),
             sweep(None, name='kl'),
             sweep('naive', [args.naive_weight]),
             sweep(None, name='cad_kl'),
@@ -319,7 +356,7 @@ def train(args: argparse.Namespace) -> int:
     def left() -> float | None:
         return args.minutes and args.minutes - (os.times().elapsed - begun) / 60
 
-    if args.part == 'alpha':
+    if args.part in ('alpha', 'start'):
         make_teachers()
     if args.part == 'natural':
         code, complete = train_teachers(args)
@@ -363,7 +400,7 @@ def summarise(args: argparse.Namespace) -> None:
     only = cells_of(sweeps)
     out = args.out.with_name(f'{args.out.stem}_{args.part}')
     write_summary([args.out], str(out), args.baseline, only=only)
-    if args.part in ('alpha', 'natural'):
+    if args.part in ('alpha', 'start', 'natural'):
         write_summary([args.out], f'{out}_angular', args.baseline, x=ANGULAR_WEIGHT, only=only)
     if args.part == 'natural':
         table = best_weights(args.out, only)

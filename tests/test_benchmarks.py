@@ -281,7 +281,7 @@ def test_parts_of_the_evidence(evidence):
             if training.about['method'] not in ('student', *evidence.LABELS_ONLY):
                 unlabelled = training.settings['custom_hooks.1.dataset.data_root']
                 assert unlabelled == 'data/x/images/train'
-    counts = dict(alpha=40, methods=16, flat=15, where=16, natural=26)
+    counts = dict(alpha=40, start=18, methods=17, flat=15, where=20, natural=26)
     counts |= dict.fromkeys(labels.keys() & {'flat-detector'}, 15)
     counts |= dict.fromkeys(labels.keys() & {'detectors'}, 8)
     assert {part: len(found) for part, found in labels.items()} == counts
@@ -398,12 +398,15 @@ def test_summary_of_the_evidence(evidence, tmp_path, monkeypatch, capsys):
         path = '' if alpha == 1 else str(evidence.teacher_of(alpha))
         rows += [('naive', f'{w:g}', 61.0, path, 200) for w in weights]
     header = 'pair,method,weight,seed,metric,value,iters,seconds,config,work_dir,processor_seconds,'
-    lines = [header + 'startup_seconds,mn_over_N,model.teacher_ckpt']
+    # cells without a weight have more keys than those that are drawn
+    more = f'{evidence.LOSS_KEY},{evidence.WEIGHT_KEY}'
+    lines = [f'{header}startup_seconds,mn_over_N,{evidence.TEACHER_KEY},{more}']
+    rows.append(('before_relu', '', 59.0, f'{evidence.teacher_of(0.1)},NaiveFeatureLoss,30', 200))
     for method, weight, value, path, seconds in rows:
         for seed in (0, 1):
             lines.append(
                 f'pspnet-1000,{method},{weight},{seed},mIoU,{value + seed},1000,9,c,w,{seconds},10,'
-                f'0.5,{path}'
+                f'0.5,{path}{"" if "," in path else ",,"}'
             )
     out.write_text('\n'.join(lines) + '\n')
     monkeypatch.setattr(
@@ -412,7 +415,8 @@ def test_summary_of_the_evidence(evidence, tmp_path, monkeypatch, capsys):
     evidence.main()
     table = (tmp_path / 'evidence_alpha.md').read_text()
     assert table in capsys.readouterr().out
-    assert '| naive | 10000 | alpha-0.1 | 2 | 61.50 ± 0.71 | +1.00 ± 0.00 |' in table
+    assert '| naive | 10000 | alpha-0.1 |  |  | 2 | 61.50 ± 0.71 | +1.00 ± 0.00 |' in table
+    assert '| before_relu |  | alpha-0.1 | NaiveFeatureLoss | 30 | 2 | 59.50 ± 0.71 |' in table
     assert 'cad' in table and 'other' not in table
     names = (
         'evidence_alpha_weight.svg',

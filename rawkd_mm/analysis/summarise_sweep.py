@@ -436,8 +436,8 @@ def write_summary(
         out (str): Writes <out>.csv, <out>.md and, where there is something to draw, <out>_weight and
             <out>_time as PNG and SVG.
         baseline (str): See :func:`summarise`. Defaults to 'student'.
-        by (str | None): See :func:`draw_over_weight`. Defaults to None, the only key of the grid, if
-            there is one.
+        by (str | None): See :func:`draw_over_weight`. Defaults to None, the only key of the grid that
+            cells with a value of x have, if there is one.
         x (str): See :func:`draw_over_weight`. Defaults to 'weight'.
         ylim (tuple | None): See :func:`draw_over_weight`. Defaults to None.
         only (Collection[tuple[str, str]] | None): Pair and label of the cells that count. Defaults to
@@ -459,9 +459,9 @@ def write_summary(
             key in ('weight', ANGULAR_WEIGHT) and argument == '--x'
         ):
             raise SummaryError(f'{argument} {key}: the grid has the keys {keys}')
-    others = [key for key in keys if key != x]
-    if by is None and len(others) == 1:
-        by = others[0]
+    drawn = {key for cell in cells if _place(cell, x) is not None for key in cell.point} - {x}
+    if by is None and len(drawn) == 1:
+        (by,) = drawn
     lines = summarise(cells, baseline)
     table = make_markdown(lines)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
