@@ -254,14 +254,16 @@ def make_markdown(lines: list[Line]) -> str:
     for cell, mean, _, comparison in lines:
         cells = [*([cell.pair] if several else []), cell.method, cell.weight]
         cells += [short(cell.point.get(key, '')) for key in keys]
-        cells += [str(len(cell.values)), _plus_minus(mean, '')]
+        # detectors have AP from 0 to 1
+        digits = 4 if abs(mean.mean) <= 1 and (mean.std or 0) < 0.1 else 2
+        cells += [str(len(cell.values)), _plus_minus(mean, digits)]
         if comparison is None:
             cells += [''] * 4
         else:
             low, high = comparison.difference.low, comparison.difference.high
             pairs = '' if comparison.pairs == len(cell.values) else f' ({comparison.pairs} seeds)'
-            cells.append(_plus_minus(comparison.difference, '+') + pairs)
-            cells.append('' if low is None else f'{low:+.2f} to {high:+.2f}')
+            cells.append(_plus_minus(comparison.difference, digits, '+') + pairs)
+            cells.append('' if low is None else f'{low:+.{digits}f} to {high:+.{digits}f}')
             tests = comparison.t_test, comparison.wilcoxon
             cells += ['' if p is None else f'{p:.3f}' if p >= 0.001 else '< 0.001' for p in tests]
         seconds = cell.processor_seconds
@@ -276,9 +278,7 @@ def make_markdown(lines: list[Line]) -> str:
     return '\n'.join([*rows, '', note, ''])
 
 
-def _plus_minus(interval: Interval, sign: str) -> str:
-    # detectors have AP from 0 to 1
-    digits = 4 if abs(interval.mean) <= 1 and (interval.std or 0) < 0.1 and not sign else 2
+def _plus_minus(interval: Interval, digits: int, sign: str = '') -> str:
     text = f'{interval.mean:{sign}.{digits}f}'
     return text if interval.std is None else f'{text} ± {interval.std:.{digits}f}'
 

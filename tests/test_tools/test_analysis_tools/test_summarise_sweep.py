@@ -73,6 +73,18 @@ def test_csv_and_markdown_have_the_numbers(lines):
     assert '| naive | 100 | alpha-0.1 | 1 | 65.00 | +5.00 |  |  |  | 30 | 210 |' in table
 
 
+def test_precision_of_detectors_is_not_lost(tmp_path):
+    """Their AP is from 0 to 1, and so are the differences."""
+    values = [('student', '', 0, 0.049), ('student', '', 1, 0.058), ('cad', 3, 0, 0.069)]
+    values.append(('cad', 3, 1, 0.081))
+    rows = [f'a,{m},{w},{seed},coco/bbox_mAP,{ap},30,1,c,w,,,,' for m, w, seed, ap in values]
+    table = make_markdown(summarise(read_cells([write(tmp_path / 'r.csv', rows)]), 'student'))
+    # 12.706 is the 97.5 % quantile of Student's t with one degree of freedom
+    low, high = (0.0215 + sign * 12.706 * 0.0015 for sign in (-1, 1))
+    expected = f'| 0.0750 ± 0.0085 | +0.0215 ± 0.0021 | {low:+.4f} to {high:+.4f} |'
+    assert f'| cad | 3 | 2 {expected}' in table
+
+
 def test_a_baseline_with_the_same_values(tmp_path):
     cells = read_cells(
         [write(tmp_path / 'r.csv', ROWS + [f'a,cad,3,0,mIoU,70,30,1,c,w,1,1,,{SMALL}'])]
