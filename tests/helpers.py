@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import get_state_dict
@@ -769,3 +771,24 @@ class GeometrySpy(Hook):
 
 if __name__ == '__main__':
     main(sys.argv[1])
+
+
+def capture_log(monkeypatch, level=None):
+    """Give a list that collects what MMEngine logs during a test, of one level only if told.
+
+    The current logger is a new one, and nothing is disabled: a tool that an earlier test ran in this
+    process may have seen to it that only errors are said.
+    """
+    lines = []
+    handle = MMLogger.callHandlers
+
+    def call_handlers(self, record):
+        if level in (None, record.levelno):
+            lines.append(record.getMessage())
+        handle(self, record)
+
+    monkeypatch.setattr(MMLogger, 'callHandlers', call_handlers)
+    monkeypatch.setattr(logging.root.manager, 'disable', logging.NOTSET)
+    name = f'capture_log-{id(lines)}'
+    monkeypatch.setitem(MMLogger._instance_dict, name, MMLogger(name, log_level='INFO'))
+    return lines

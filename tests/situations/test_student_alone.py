@@ -10,10 +10,9 @@ import sys
 
 import pytest
 import torch
-from helpers import build, distill, pair, pspnet, run
+from helpers import build, capture_log, distill, pair, pspnet, run
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
 from mmrazor.engine import hooks as mmrazor_hooks
 from zoo import ROOT
@@ -150,16 +149,8 @@ def test_the_training_alone_has_the_hook_once(tmp_path, monkeypatch):
 
 @pytest.fixture
 def lines(monkeypatch):
-    """What is logged or printed as a warning of missing keys."""
-    found = []
-    handle = MMLogger.callHandlers
-
-    def call_handlers(self, record):
-        found.append(record.getMessage())
-        handle(self, record)
-
-    monkeypatch.setattr(MMLogger, 'callHandlers', call_handlers)
-    return found
+    """What is logged."""
+    return capture_log(monkeypatch)
 
 
 def start_from(state, folder, lines, capsys, **kwargs):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import (
     Watch,
+    capture_log,
     distill,
     faster_rcnn,
     images,
@@ -16,7 +17,6 @@ from helpers import (
     samples,
     total,
 )
-from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from torch import nn
@@ -27,16 +27,7 @@ BEHIND = ('decode_head.conv_seg', 'auxiliary_head')
 
 @pytest.fixture
 def log(monkeypatch):
-    lines = []
-    handle = MMLogger.callHandlers
-
-    def call_handlers(self, record):
-        if record.levelno == logging.INFO:
-            lines.append(record.getMessage())
-        handle(self, record)
-
-    monkeypatch.setattr(MMLogger, 'callHandlers', call_handlers)
-    return lines
+    return capture_log(monkeypatch, logging.INFO)
 
 
 def gradients(model):

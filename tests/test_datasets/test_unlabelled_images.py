@@ -8,9 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import build, pspnet, retinanet
+from helpers import build, capture_log, pspnet, retinanet
 from mmengine.dataset import pseudo_collate
-from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -64,16 +63,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def log(monkeypatch):
-    lines = []
-    handle = MMLogger.callHandlers
-
-    def call_handlers(self, record):
-        if record.levelno == logging.WARNING:
-            lines.append(record.getMessage())
-        handle(self, record)
-
-    monkeypatch.setattr(MMLogger, 'callHandlers', call_handlers)
-    return lines
+    return capture_log(monkeypatch, logging.WARNING)
 
 
 def test_a_folder_is_searched_with_all_below(folder):

@@ -1,15 +1,13 @@
 """A wrong teacher is found before the training; the labels are what the right one says."""
 
 import json
-import logging
 import re
 
 import pytest
 import torch
-from helpers import build, distill, pair, pspnet, retinanet, run, teachers, validation
+from helpers import build, capture_log, distill, pair, pspnet, retinanet, run, teachers, validation
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
-from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import _load_checkpoint
 from small_networks import IMAGENET, EightConvs, own_teacher, random_state, save, trained_state
@@ -29,20 +27,7 @@ def checkpoints(tmp_path):
 @pytest.fixture
 def log(monkeypatch):
     """What is printed to MMEngine's log."""
-    lines = []
-
-    class Handler(logging.Handler):
-        def emit(self, record):
-            lines.append(record.getMessage())
-
-    handle = MMLogger.callHandlers
-
-    def call_handlers(self, record):
-        lines.append(record.getMessage())
-        handle(self, record)
-
-    monkeypatch.setattr(MMLogger, 'callHandlers', call_handlers)
-    return lines
+    return capture_log(monkeypatch)
 
 
 def train(tmp_path, algorithm, iters=1, hooks=(), given=None, **kwargs):
