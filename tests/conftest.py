@@ -4,6 +4,7 @@ What takes seconds is imported where it is used: pytest-xdist's own process need
 """
 
 import fcntl
+import logging
 import os
 import pickle
 import subprocess
@@ -82,6 +83,12 @@ def pytest_xdist_make_scheduler(config, log):
 
     config.option.loadscopereorder = False  # it would sort by number of tests
     return ByGroup(config, log)
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_logged():
+    """A tool that an earlier test ran in this process may have disabled them."""
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope='session')

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -774,11 +773,7 @@ if __name__ == '__main__':
 
 
 def capture_log(monkeypatch, level=None):
-    """Give a list that collects what MMEngine logs during a test, of one level only if told.
-
-    The current logger is a new one, and nothing is disabled: a tool that an earlier test ran in this
-    process may have seen to it that only errors are said.
-    """
+    """Give a list that collects what MMEngine logs during a test, of one level only if told."""
     lines = []
     handle = MMLogger.callHandlers
 
@@ -788,7 +783,4 @@ def capture_log(monkeypatch, level=None):
         handle(self, record)
 
     monkeypatch.setattr(MMLogger, 'callHandlers', call_handlers)
-    monkeypatch.setattr(logging.root.manager, 'disable', logging.NOTSET)
-    name = f'capture_log-{id(lines)}'
-    monkeypatch.setitem(MMLogger._instance_dict, name, MMLogger(name, log_level='INFO'))
     return lines

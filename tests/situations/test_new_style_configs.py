@@ -5,7 +5,6 @@ Public source: MMEngine's documentation, "A Pure Python style Configuration File
 
 import functools
 import importlib.util
-import logging
 import sys
 
 import pytest
@@ -209,7 +208,6 @@ def call(tool, *args):
         return stop.code
     finally:
         sys.argv = before
-        logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import logging
 import sys
 import warnings
 
@@ -50,8 +49,6 @@ def call(folder, monkeypatch, capsys):
                 error = None
             except SystemExit as stop:
                 error = stop.code
-            finally:
-                logging.disable(logging.NOTSET)
         printed = capsys.readouterr()
         assert (error not in (None, 0)) == fails, f'{error}\n{printed.out}\n{printed.err}'
         return ' '.join(f'{printed.out}\n{printed.err}\n{error if fails else ""}'.split())
