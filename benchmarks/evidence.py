@@ -332,7 +332,8 @@ def make_sweeps(args: argparse.Namespace) -> list:
     if args.part == 'detectors':
         names = ('fkd', 'cwd', 'mgd', *LABELS_ONLY)
         others = (sweep(None, name=name) for name in names)
-        return [student, sweep('lad', [3]), sweep('cad', [3]), *others]
+        # the paper's weight, and the best one of the part flat-detector
+        return [student, sweep('lad', [3, 100]), sweep('cad', [3, 100]), *others]
     return [student, *(sweep(method, FLAT_WEIGHTS) for method in ('cad', 'lad'))]
 
 

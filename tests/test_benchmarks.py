@@ -283,7 +283,7 @@ def test_parts_of_the_evidence(evidence):
                 assert unlabelled == 'data/x/images/train'
     counts = dict(alpha=40, start=18, methods=17, flat=15, where=20, natural=26)
     counts |= dict.fromkeys(labels.keys() & {'flat-detector'}, 15)
-    counts |= dict.fromkeys(labels.keys() & {'detectors'}, 8)
+    counts |= dict.fromkeys(labels.keys() & {'detectors'}, 10)
     assert {part: len(found) for part, found in labels.items()} == counts
     shared = set(labels['alpha']) & set(labels['methods']) & set(labels['flat'])
     assert {label for _, label in shared} == {'student-seed0', 'cad-w3-seed0', 'lad-w3-seed0'}
