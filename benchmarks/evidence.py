@@ -282,7 +282,7 @@ def make_sweeps(args: argparse.Namespace) -> list:
         return make_sweep(args, config, pair, its_own, method, weights, **same, **kwargs)
 
     student = sweep('student')
-    losses = {LOSS_KEY: ['LADLoss', 'CADLoss']}
+    losses, naive = {LOSS_KEY: ['LADLoss', 'CADLoss']}, {LOSS_KEY: ['NaiveFeatureLoss']}
     if args.part == 'alpha':
         alphas = (*NAIVE_WEIGHTS, *EXACT_ALPHAS)
         grids = {a: {} if a == 1 else {TEACHER_KEY: [str(teacher_of(a))]} for a in alphas}
@@ -294,11 +294,7 @@ def make_sweeps(args: argparse.Namespace) -> list:
             sweep(
                 None,
                 name='before_relu',
-                grid={
-                    LOSS_KEY: ['NaiveFeatureLoss'],
-                    WEIGHT_KEY: ['3', '30', '300', '3000'],
-                    **grids[0.1],
-                },
+                grid={**naive, WEIGHT_KEY: ['3', '30', '300', '3000'], **grids[0.1]},
             ),
         ]
     if args.part == 'methods':
@@ -307,9 +303,7 @@ def make_sweeps(args: argparse.Namespace) -> list:
             sweep('cad', [3, 100]),  # the zoo's weight, and the best one of the part flat
             sweep('lad', [3, 10]),
             # the best place of the part where
-            sweep(
-                None, name='before_relu', grid={LOSS_KEY: [*losses[LOSS_KEY], 'NaiveFeatureLoss']}
-            ),
+            *(sweep(None, name='before_relu', grid=grid) for grid in (losses, naive)),
             sweep(None, name='kl'),
             sweep('naive', [args.naive_weight]),
             sweep(None, name='cad_kl'),
@@ -327,7 +321,7 @@ def make_sweeps(args: argparse.Namespace) -> list:
             sweep('cad', [3]),
             *(sweep(None, name=name, grid=losses) for name in PLACES),
             # at the same weight: is it the place, or the angle?
-            sweep(None, name='before_relu', grid={LOSS_KEY: ['NaiveFeatureLoss']}),
+            sweep(None, name='before_relu', grid=naive),
         ]
     if args.part == 'detectors':
         names = ('fkd', 'cwd', 'mgd', *LABELS_ONLY)

@@ -371,25 +371,27 @@ def _relative(cfg: Config, root: Path) -> Config:
     return cfg
 
 
-@cache
-def _read_config(path: Path, root: Path) -> Config | None:
-    try:
-        return _relative(load_config(str(path)), root)
-    except (UsageError, ImportError):  # a detector's, where MMDetection is not installed
-        return None
-
-
 def _configs(folder: Path, root: Path) -> dict[Path, Config]:
     """Read the configs of a folder."""
-    found = {path: _read_config(path, root) for path in sorted(folder.glob('*.py'))}
-    return {path: cfg for path, cfg in found.items() if cfg is not None}
+    found = {}
+    for path in sorted(folder.glob('*.py')):
+        try:
+            found[path] = _relative(load_config(str(path)), root)
+        except (UsageError, ImportError):  # a detector's, where MMDetection is not installed
+            continue
+    return found
+
+
+@cache
+def _bases(root: Path) -> dict[Path, Config]:
+    """Read the configs that others may inherit from; no model that is shipped changes them."""
+    return _configs(root / BASES, root)
 
 
 def _write_config(cfg: Config, out: Path, root: Path, comment: str) -> None:
     """Write a config as what differs from the shipped config that is most like it."""
     cfg = _without_other_files(cfg)
-    bases = _configs(root / BASES, root)
-    texts = [leaf_text(path, base, cfg, out.parent) for path, base in bases.items()]
+    texts = [leaf_text(path, base, cfg, out.parent) for path, base in _bases(root).items()]
     if not texts:
         raise ZooError(f'{root / BASES} has no config that another could inherit from')
     # the config may lie in any folder, and what it names lies beside it
@@ -420,9 +422,10 @@ def _student_config(cfg: Config, name: str, root: Path, staging: Path) -> str | 
     student = student_config(cfg)
     keys = ('model', 'test_dataloader', 'test_evaluator')
     for folder in (root / BASES, root / HOME, staging):
+        configs = _bases(root) if folder == root / BASES else _configs(folder, root)
         found = {
             path: len(leaf_text(path, other, student, staging))
-            for path, other in _configs(folder, root).items()
+            for path, other in configs.items()
             if all(other.get(key) == student.get(key) for key in keys)
         }
         if found:  # the one that is most like it in all else

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import logging
 import os
 import sys
 import warnings
@@ -44,7 +43,6 @@ def call(tool, *args, folder='.', fails=False):
         stack.enter_context(contextlib.redirect_stdout(printed))
         stack.enter_context(contextlib.redirect_stderr(printed))
         stack.enter_context(warnings.catch_warnings())
-        stack.callback(logging.disable, logging.NOTSET)
         try:
             tool.main()
         except SystemExit as stop:
