@@ -88,7 +88,12 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.fixture(autouse=True)
 def warnings_are_logged():
     """A tool that an earlier test ran in this process may have disabled them."""
+    from mmengine.logging import MMLogger
+
     logging.disable(logging.NOTSET)
+    # MMEngine's loggers, which Python's logging does not know, remember what was disabled
+    for logger in MMLogger._instance_dict.values():
+        logger._cache.clear()
 
 
 @pytest.fixture(scope='session')
